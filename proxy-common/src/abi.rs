@@ -1,0 +1,333 @@
+//! Structures that cross between the kernel half and the user half: map keys, map values, ring
+//! buffer records, settings. Fixed-width integers, explicit padding, sizes asserted; no `bool`,
+//! `Option` or enum fields. Decode, never transmute.
+
+use crate::addr::AddrWords;
+
+/// Declares `#[repr(C)]` structures with their asserted size and, in the user half, aya's `Pod`.
+macro_rules! abi {
+    ($($(#[$doc:meta])* $name:ident [$size:literal] { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        const _: () = assert!(core::mem::size_of::<$name>() == $size);
+        #[cfg(feature = "user")]
+        #[allow(unsafe_code)]
+        // SAFETY: `#[repr(C)]`, integers only, and the asserted size leaves no implicit padding.
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+abi! {
+    /// A destination that the connect hooks know: a Service address, or an endpoint's own address.
+    ServiceKey [20] {
+        /// Destination address, IPv4 mapped.
+        addr: AddrWords,
+        /// Destination port, host order.
+        port: u16,
+        /// IP protocol number; only TCP (6) is looked up.
+        protocol: u16,
+    }
+
+    /// What to do with a connect to a [`ServiceKey`].
+    Service [12] {
+        /// [`LANE_STEER`] or [`LANE_PASS`].
+        lane: u32,
+        /// First half of an [`EndpointKey`].
+        id: u32,
+        /// Number of ready endpoints; 0 refuses the connect in the pass lane.
+        endpoints: u32,
+    }
+
+    /// The n-th ready endpoint of a service.
+    EndpointKey [8] {
+        /// [`Service::id`].
+        service: u32,
+        /// 0 up to [`Service::endpoints`].
+        index: u32,
+    }
+
+    /// Where an endpoint listens.
+    Endpoint [20] {
+        /// Address, IPv4 mapped.
+        addr: AddrWords,
+        /// Port, host order.
+        port: u16,
+        /// Explicit padding.
+        pad: u16,
+    }
+
+    /// What a client asked for, kept by its socket's cookie from connect until close.
+    OrigDst [56] {
+        /// The address the application called connect with.
+        addr: AddrWords,
+        /// Caller's cgroup v2 id: its identity.
+        cgroup_id: u64,
+        /// Caller's network namespace cookie.
+        netns_cookie: u64,
+        /// `CLOCK_MONOTONIC` nanoseconds at connect.
+        connect_ns: u64,
+        /// Caller's process id in the initial pid namespace.
+        pid: u32,
+        /// Original port, host order.
+        port: u16,
+        /// [`LANE_STEER`] or [`LANE_PASS`].
+        lane: u16,
+        /// IP version of the application's socket: 4 or 6.
+        family: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// One steered or upstream connection, keyed by its opener's [`crate::flow::FlowKey`].
+    Flow [96] {
+        /// See [`OrigDst::addr`]; for an upstream flow the endpoint.
+        addr: AddrWords,
+        /// Socket cookie of the opener.
+        cookie: u64,
+        /// Opener's cgroup v2 id; for an upstream flow the *endpoint's*, once it accepted (else 0).
+        cgroup_id: u64,
+        /// Opener's network namespace cookie.
+        netns_cookie: u64,
+        /// Start of the handshake, `CLOCK_MONOTONIC` nanoseconds.
+        connect_ns: u64,
+        /// End of the handshake, 0 until then.
+        established_ns: u64,
+        /// Bytes redirected from the opener to the acceptor.
+        redirected_tx: u64,
+        /// Bytes redirected from the acceptor to the opener.
+        redirected_rx: u64,
+        /// See [`OrigDst::pid`]; 0 for an upstream flow.
+        pid: u32,
+        /// See [`OrigDst::port`].
+        port: u16,
+        /// [`HOP_DOWNSTREAM`] or [`HOP_UPSTREAM`].
+        hop: u16,
+        /// 1 while the application's end is in the socket map.
+        mapped: u32,
+        /// [`CLOSED_NOT`], or who began to close: a `CLOSED_*` value.
+        closed_by: u32,
+        /// [`CLOSE_FIN`], [`CLOSE_RESET`] or [`CLOSE_TIMEOUT`].
+        close_kind: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// An agent socket that is about to connect to an endpoint, by cookie; the user half writes it.
+    Upstream [8] {
+        /// 1: join the socket map if the endpoint's socket does; 0: stay plain for ever.
+        mappable: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// A socket in the socket map, keyed by its own [`crate::flow::FlowKey`].
+    SocketState [24] {
+        /// Bytes redirected by this socket since its peer last spoke.
+        turn_bytes: u32,
+        /// What `turn_bytes` may reach.
+        turn_cap: u32,
+        /// 1: this socket's messages go by TCP from now on.
+        plain: u32,
+        /// [`ROLE_APPLICATION`] or [`ROLE_AGENT`].
+        role: u32,
+        /// Bytes redirected *to* this socket since it last spoke with an empty queue. While this is
+        /// 0 the socket can leave the map and lose nothing.
+        unread: u32,
+        /// 1: the opener of its connection, 0: the acceptor.
+        opener: u32,
+    }
+
+    /// What probation knows of a workload, keyed by cgroup v2 id.
+    Workload [16] {
+        /// A `WORKLOAD_*` value.
+        state: u32,
+        /// splice(2) calls seen.
+        splices: u32,
+        /// ioctl(FIONREAD) calls seen.
+        fionreads: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// Settings that the user half writes once before it attaches.
+    Settings [96] {
+        /// The agent's IPv4 listener (mapped); all zero when there is none.
+        listener4: AddrWords,
+        /// The agent's IPv6 listener; all zero when there is none.
+        listener6: AddrWords,
+        /// Port of both listeners, host order.
+        listener_port: u16,
+        /// 1: a connect that cannot be recorded is refused; 0: it goes to an endpoint unsteered.
+        fail_closed: u16,
+        /// An `ACCELERATION_*` value.
+        acceleration: u32,
+        /// Cap of what an application may redirect to the agent per turn (a request).
+        request_cap: u32,
+        /// Cap of what an endpoint may redirect to the agent per turn (an answer).
+        answer_cap: u32,
+        /// 1 while new connections are steered.
+        steering: u32,
+        /// 1: redirect only towards the agent.
+        agent_only: u32,
+        /// Byte offset of `sk_cgrp_data.cgroup` in `struct sock`, from this kernel's BTF.
+        sock_cgroup: u32,
+        /// Byte offset of `kn` in `struct cgroup`.
+        cgroup_kn: u32,
+        /// Byte offset of `id` in `struct kernfs_node`.
+        kn_id: u32,
+        /// Byte offset of `sk_user_data` in `struct sock`.
+        sock_user_data: u32,
+        /// Byte offset of `ingress_msg` in `struct sk_psock`.
+        psock_ingress: u32,
+        /// Byte offset of `sk_err` in `struct sock`.
+        sock_err: u32,
+        /// The agent's own process id; its syscalls are never counted against a workload.
+        agent_pid: u32,
+        /// 1: splice(2) on a mapped socket loses data on this kernel.
+        splice_bars: u32,
+        /// 1: FIONREAD on a mapped socket is wrong on this kernel.
+        fionread_bars: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// Ring buffer: a flow ended.
+    FlowClosed [168] {
+        /// `EVENT_FLOW_CLOSED`.
+        kind: u32,
+        /// Smoothed round-trip time at the end, microseconds.
+        srtt_us: u32,
+        /// The opener's address.
+        local: AddrWords,
+        /// The acceptor's address (the agent's listener for a downstream flow).
+        remote: AddrWords,
+        /// The opener's port.
+        local_port: u16,
+        /// The acceptor's port.
+        remote_port: u16,
+        /// Segments retransmitted by the opener.
+        retransmits: u32,
+        /// Bytes the opener sent, redirected ones included.
+        bytes_sent: u64,
+        /// Bytes the opener received, redirected ones included.
+        bytes_received: u64,
+        /// How long it was open, nanoseconds.
+        duration_ns: u64,
+        /// The flow as it was recorded.
+        flow: Flow,
+    }
+
+    /// Ring buffer: a workload tripped the wire.
+    WorkloadBarred [24] {
+        /// `EVENT_WORKLOAD_BARRED`.
+        kind: u32,
+        /// [`BARRED_BY_SPLICE`] or [`BARRED_BY_FIONREAD`].
+        by: u32,
+        /// The workload's cgroup v2 id.
+        cgroup_id: u64,
+        /// The calling process.
+        pid: u32,
+        /// The state it had before: tells probation from trip-wire.
+        was: u32,
+    }
+}
+
+/// Steer the connection to the agent.
+pub const LANE_STEER: u32 = 1;
+/// Rewrite the connect to an endpoint; the agent takes no part.
+pub const LANE_PASS: u32 = 2;
+
+/// Application to agent.
+pub const HOP_DOWNSTREAM: u16 = 1;
+/// Agent to endpoint.
+pub const HOP_UPSTREAM: u16 = 2;
+
+/// An application's socket.
+pub const ROLE_APPLICATION: u32 = 1;
+/// One of the agent's sockets.
+pub const ROLE_AGENT: u32 = 2;
+
+/// Still open.
+pub const CLOSED_NOT: u32 = 0;
+/// The opener closed first.
+pub const CLOSED_BY_OPENER: u32 = 1;
+/// The acceptor closed first.
+pub const CLOSED_BY_ACCEPTOR: u32 = 2;
+
+/// An orderly end.
+pub const CLOSE_FIN: u32 = 1;
+/// A reset.
+pub const CLOSE_RESET: u32 = 2;
+/// The kernel gave up: `ETIMEDOUT`.
+pub const CLOSE_TIMEOUT: u32 = 3;
+/// The handshake never completed.
+pub const CLOSE_UNCONNECTED: u32 = 4;
+
+/// Watched: relayed by plain TCP.
+pub const WORKLOAD_PROBATION: u32 = 0;
+/// Its sockets may enter the socket map.
+pub const WORKLOAD_ACCELERATED: u32 = 1;
+/// Found unfit, in probation or by the trip-wire, or by annotation.
+pub const WORKLOAD_BARRED: u32 = 2;
+
+/// No socket enters the socket map.
+pub const ACCELERATION_OFF: u32 = 0;
+/// Workloads enter after probation.
+pub const ACCELERATION_AUTO: u32 = 1;
+/// Every workload that is not barred enters.
+pub const ACCELERATION_ON: u32 = 2;
+
+/// The workload called splice(2).
+pub const BARRED_BY_SPLICE: u32 = 1;
+/// The workload called ioctl(FIONREAD).
+pub const BARRED_BY_FIONREAD: u32 = 2;
+
+/// [`FlowClosed`]
+pub const EVENT_FLOW_CLOSED: u32 = 1;
+/// [`WorkloadBarred`]
+pub const EVENT_WORKLOAD_BARRED: u32 = 2;
+
+/// Indices into the per-CPU counters; the names are the metric labels.
+pub mod counter {
+    /// Declares the counters with their index and name.
+    macro_rules! counters {
+        ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+            #[repr(u32)]
+            enum Index { $($name,)* COUNT }
+            $($(#[$doc])* pub const $name: u32 = Index::$name as u32;)*
+            /// How many there are.
+            pub const COUNT: u32 = Index::COUNT as u32;
+            /// Their names, by index.
+            pub const NAMES: [&str; COUNT as usize] = [$($label,)*];
+        };
+    }
+    counters! {
+        /// Connects steered to the agent.
+        STEERED = "steered",
+        /// Connects rewritten to an endpoint.
+        BALANCED = "balanced",
+        /// Connects to a Service without a ready endpoint, refused.
+        NO_ENDPOINT = "no_endpoint",
+        /// Connects that could not be recorded and went to an endpoint unsteered.
+        TABLE_FULL_OPEN = "table_full_open",
+        /// Connects that could not be recorded and were refused.
+        TABLE_FULL_CLOSED = "table_full_closed",
+        /// Flow records that did not fit.
+        FLOW_TABLE_FULL = "flow_table_full",
+        /// Sockets that joined the socket map.
+        MAPPED = "mapped",
+        /// Sockets that should have joined but could not.
+        MAP_FAILED = "map_failed",
+        /// Messages redirected.
+        REDIRECTED = "redirected",
+        /// Bytes redirected.
+        REDIRECTED_BYTES = "redirected_bytes",
+        /// Directions that went from redirect to TCP: over the cap, or pipelined.
+        WENT_PLAIN = "went_plain",
+        /// Ring buffer records that did not fit.
+        EVENTS_LOST = "events_lost",
+    }
+}

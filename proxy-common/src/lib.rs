@@ -1,0 +1,12 @@
+//! What both halves of Weir agree on.
+//!
+//! The kernel half compiles this crate for `bpfel-unknown-none`, the user half for the host: one
+//! source, so that both read the same bytes the same way. No I/O, no clock, no allocation, no panic
+//! paths (invariant I4).
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+pub mod abi;
+pub mod addr;
+pub mod flow;
+pub mod http;
+pub mod redirect;

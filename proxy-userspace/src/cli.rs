@@ -1,0 +1,12 @@
+//! The read commands.
+pub mod check;
+pub mod status;
+
+use clap::CommandFactory;
+use std::process::ExitCode;
+
+/// `weir completions SHELL`: completions on standard output.
+pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    clap_complete::generate(shell, &mut crate::config::Cli::command(), "weir", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,216 @@
+//! Arguments, and the [`Config`] that the rest of the agent reads.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// HTTP services on Kubernetes, steered and relayed through eBPF, timed and explained.
+#[derive(Parser, Debug)]
+#[command(name = "weir", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the node agent until SIGTERM.
+    Run(Box<Config>),
+    /// Validate a directory of manifests offline: one line a finding, exit 1 on errors.
+    Check(CheckArgs),
+    /// Ask the running agent what it does: programs, maps, lanes, clusters, what is degraded.
+    Status(StatusArgs),
+    /// Print shell completions.
+    Completions(CompletionArgs),
+}
+
+/// Arguments of `weir check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Directory of Kubernetes manifests.
+    #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Ports that carry HTTP.
+    #[arg(long, env = "WEIR_HTTP_PORTS", value_delimiter = ',', default_value = "8080")]
+    pub http_ports: Vec<u16>,
+    /// How to print findings.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `weir status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The running agent's admin listener.
+    #[arg(long, env = "WEIR_ADMIN_ADDR", default_value = "127.0.0.1:15020")]
+    pub admin_addr: SocketAddr,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `weir completions`.
+#[derive(Args, Debug)]
+pub struct CompletionArgs {
+    /// The shell to write for.
+    pub shell: clap_complete::Shell,
+}
+
+/// Output format of read commands.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// When sockets are redirected past the TCP stack.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Acceleration {
+    /// Never: plain TCP on both hops.
+    Off,
+    /// Only what applications send to the agent; what it sends them goes by TCP.
+    AgentOnly,
+    /// Both ways, for workloads that passed probation.
+    #[default]
+    Auto,
+    /// Both ways, without probation; a workload that trips the wire is still taken out.
+    On,
+}
+
+/// How connections reach the agent.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Steering {
+    /// The kernel half's connect hooks.
+    #[default]
+    Ebpf,
+    /// Somebody's iptables REDIRECT; the agent asks conntrack for the original destination.
+    Iptables,
+}
+
+/// What a connect gets that cannot be recorded (table full).
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FailurePolicy {
+    /// It goes straight to an endpoint, without the agent.
+    #[default]
+    Open,
+    /// It is refused.
+    Closed,
+}
+
+/// Arguments of `weir run`: the agent's whole configuration.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Directory of Kubernetes manifests (Service, EndpointSlice); watched for changes.
+    #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Node address to listen on, one per IP family; found by default.
+    #[arg(long, env = "WEIR_LISTEN_ADDR", value_name = "IP", value_delimiter = ',')]
+    pub listen_addr: Vec<IpAddr>,
+    /// Port to listen on.
+    #[arg(long, env = "WEIR_LISTEN_PORT", default_value_t = 15001)]
+    pub listen_port: u16,
+    /// Where /metrics, /livez, /readyz and /status are served.
+    #[arg(long, env = "WEIR_ADMIN_ADDR", default_value = "127.0.0.1:15020")]
+    pub admin_addr: SocketAddr,
+    /// Ports that carry HTTP: connects to them are steered to the agent.
+    #[arg(long, env = "WEIR_HTTP_PORTS", value_delimiter = ',', default_value = "8080")]
+    pub http_ports: Vec<u16>,
+    /// How connections reach the agent.
+    #[arg(long, env = "WEIR_STEERING", value_enum, default_value_t)]
+    pub steering: Steering,
+    /// Parent cgroup (v2) of all pods; found by default (kubepods).
+    #[arg(long, env = "WEIR_POD_CGROUP", value_name = "DIR")]
+    pub pod_cgroup: Option<PathBuf>,
+    /// Steer host processes too (kubelet probes, hostNetwork system daemons).
+    #[arg(long, env = "WEIR_STEER_HOST")]
+    pub steer_host: bool,
+    /// What a connect gets that cannot be recorded because a table is full.
+    #[arg(long, env = "WEIR_FAILURE_POLICY", value_enum, default_value_t)]
+    pub failure_policy: FailurePolicy,
+    /// When sockets are redirected past the TCP stack.
+    #[arg(long, env = "WEIR_ACCELERATION", value_enum, default_value_t)]
+    pub acceleration: Acceleration,
+    /// Requests of a workload that are watched before its sockets may be redirected into.
+    #[arg(long, env = "WEIR_PROBATION_REQUESTS", default_value_t = 100)]
+    pub probation_requests: u32,
+    /// Largest request, in bytes, that may be redirected; larger ones go by TCP.
+    #[arg(long, env = "WEIR_REDIRECT_REQUEST_CAP", default_value_t = 64 * 1024)]
+    pub redirect_request_cap: u32,
+    /// Largest answer, in bytes, that may be redirected; larger ones go by TCP.
+    #[arg(long, env = "WEIR_REDIRECT_ANSWER_CAP", default_value_t = 256 * 1024)]
+    pub redirect_answer_cap: u32,
+    /// Connections that the kernel half can remember at once.
+    #[arg(long, env = "WEIR_MAX_FLOWS", default_value_t = 65_536)]
+    pub max_flows: u32,
+    /// Service and endpoint addresses that the kernel half can hold.
+    #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
+    pub max_services: u32,
+    /// Downstream connections at once; more are accepted and reset at once [default: half of
+    /// RLIMIT_NOFILE, less 256].
+    #[arg(long, env = "WEIR_MAX_CONNECTIONS")]
+    pub max_connections: Option<u32>,
+    /// Downstream connections at once from one client address; more are reset at once.
+    #[arg(long, env = "WEIR_MAX_CONNECTIONS_PER_CLIENT", default_value_t = 4096)]
+    pub max_connections_per_client: u32,
+    /// How long to wait for a client's first byte before the server may speak first.
+    #[arg(long, env = "WEIR_DETECT_TIMEOUT", value_parser = humantime::parse_duration, default_value = "50ms")]
+    pub detect_timeout: Duration,
+    /// Timeouts, for every Service that does not set its own.
+    #[command(flatten)]
+    pub timeouts: TimeoutArgs,
+    /// TCP keep-alive of the agent's own sockets; 0s turns it off.
+    #[arg(long, env = "WEIR_TCP_KEEPALIVE", value_parser = humantime::parse_duration, default_value = "60s")]
+    pub tcp_keepalive: Duration,
+    /// Where the access log goes: `-` (standard output), `off`, or a file.
+    #[arg(long, env = "WEIR_ACCESS_LOG", default_value = "-")]
+    pub access_log: String,
+    /// Access-log lines that may wait for the writer; more are dropped and counted.
+    #[arg(long, env = "WEIR_ACCESS_LOG_QUEUE", default_value_t = 8192)]
+    pub access_log_queue: usize,
+    /// How long SIGTERM waits for connections to end.
+    #[arg(long, env = "WEIR_DRAIN_TIMEOUT", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub drain_timeout: Duration,
+    /// Directory of the single-instance lock.
+    #[arg(long, env = "WEIR_RUN_DIR", default_value = "/run/weir")]
+    pub run_dir: PathBuf,
+    /// Threads that carry traffic [default: one per CPU].
+    #[arg(long, env = "WEIR_WORKERS")]
+    pub workers: Option<usize>,
+}
+
+/// Global timeouts; `0s` disables one.
+#[derive(Args, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimeoutArgs {
+    /// TCP handshake with an endpoint: 503, flag UF.
+    #[arg(long, env = "WEIR_TIMEOUT_CONNECT", value_parser = humantime::parse_duration, default_value = "5s")]
+    pub timeout_connect: Duration,
+    /// A request's head, from its first byte: 408.
+    #[arg(long, env = "WEIR_TIMEOUT_REQUEST_HEAD", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub timeout_request_head: Duration,
+    /// Silence within a request's body: 408.
+    #[arg(long, env = "WEIR_TIMEOUT_REQUEST_BODY_IDLE", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub timeout_request_body_idle: Duration,
+    /// From the request's end to the answer's head, per try: 504, flag UT.
+    #[arg(long, env = "WEIR_TIMEOUT_RESPONSE_HEAD", value_parser = humantime::parse_duration, default_value = "15s")]
+    pub timeout_response_head: Duration,
+    /// The whole request, all tries: 504. A streaming answer that has begun is exempt.
+    #[arg(long, env = "WEIR_TIMEOUT_REQUEST", value_parser = humantime::parse_duration, default_value = "15s")]
+    pub timeout_request: Duration,
+    /// Silence within an answer's body: the connection is aborted.
+    #[arg(long, env = "WEIR_TIMEOUT_RESPONSE_BODY_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
+    pub timeout_response_body_idle: Duration,
+    /// A client's connection without a request: closed.
+    #[arg(long, env = "WEIR_TIMEOUT_DOWNSTREAM_IDLE", value_parser = humantime::parse_duration, default_value = "60s")]
+    pub timeout_downstream_idle: Duration,
+    /// A pooled connection to an endpoint without a request: closed.
+    #[arg(long, env = "WEIR_TIMEOUT_UPSTREAM_IDLE", value_parser = humantime::parse_duration, default_value = "3s")]
+    pub timeout_upstream_idle: Duration,
+}

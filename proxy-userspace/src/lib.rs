@@ -1,0 +1,11 @@
+//! The user half of Weir. ARCHITECTURE.md draws the way of a request; the modules below are its
+//! stages, in order.
+
+pub mod agent;
+pub mod config;
+
+pub mod datapath;
+pub mod snapshot;
+pub mod source;
+
+pub mod cli;

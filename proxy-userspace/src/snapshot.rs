@@ -1,0 +1,129 @@
+//! The immutable result of one reading of the objects: what route, balance and the kernel maps use.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+/// Everything that decides where a connection goes. Consumers swap to a new one atomically.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub generation: u64,
+    /// Every Service port, by name.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Service addresses (ClusterIP and port) to their cluster.
+    pub by_frontend: HashMap<SocketAddr, Arc<Cluster>>,
+    /// Endpoints' own addresses to the first cluster (by name) that holds them.
+    pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
+}
+
+/// One port of one Service with its endpoints.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    /// `namespace/service:port`, the label value in metrics and logs.
+    pub name: Arc<str>,
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub service: String,
+    /// The Service port's name, if it has one.
+    pub port_name: Option<String>,
+    /// The Service port.
+    pub port: u16,
+    /// The node port, if there is one.
+    pub node_port: Option<u16>,
+    /// Where connects go.
+    pub lane: Lane,
+    /// What the port carries.
+    pub protocol: Protocol,
+    /// ClusterIPs with the Service port.
+    pub frontends: Vec<SocketAddr>,
+    /// All endpoints, ready or not.
+    pub endpoints: Vec<Endpoint>,
+    /// This Service's timeouts.
+    pub timeouts: Timeouts,
+    /// `weir.dev/acceleration`.
+    pub acceleration: AccelerationChoice,
+}
+
+/// Whether connects to a cluster go through the agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    /// Steered to the agent: the Service's port is an HTTP port, or its appProtocol says HTTP.
+    Steer,
+    /// Rewritten to an endpoint.
+    Pass,
+}
+
+/// What the agent does with a steered connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// Looks at the first bytes: HTTP/1 is relayed, the rest is tunnelled.
+    Detect,
+    /// `appProtocol` names something that is not HTTP/1: tunnelled without a look.
+    Opaque,
+}
+
+/// One address of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Address and resolved target port.
+    pub addr: SocketAddr,
+    /// EndpointSlice condition; absent means true.
+    pub ready: bool,
+    /// EndpointSlice condition; absent means `ready`.
+    pub serving: bool,
+    /// EndpointSlice condition; absent means false.
+    pub terminating: bool,
+    /// `namespace/name` of the pod behind it (targetRef), the label value in metrics and logs.
+    pub workload: Option<Arc<str>>,
+    /// The node it runs on, if the slice says.
+    pub node: Option<String>,
+}
+
+/// Per-workload choice by annotation; stands above `--acceleration` except `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AccelerationChoice {
+    /// As `--acceleration` says.
+    #[default]
+    Default,
+    /// Never mapped.
+    Off,
+    /// Mapped without probation.
+    On,
+}
+
+/// Timeouts of one cluster; `None` disables one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP handshake with an endpoint.
+    pub connect: Option<Duration>,
+    /// A request's head, from its first byte.
+    pub request_head: Option<Duration>,
+    /// Silence within a request's body.
+    pub request_body_idle: Option<Duration>,
+    /// From the request's end to the answer's head, per try.
+    pub response_head: Option<Duration>,
+    /// The whole request, all tries.
+    pub request: Option<Duration>,
+    /// Silence within an answer's body.
+    pub response_body_idle: Option<Duration>,
+    /// A client's connection without a request.
+    pub downstream_idle: Option<Duration>,
+    /// A pooled connection to an endpoint without a request.
+    pub upstream_idle: Option<Duration>,
+}
+
+impl From<crate::config::TimeoutArgs> for Timeouts {
+    fn from(args: crate::config::TimeoutArgs) -> Self {
+        let on = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
+        Self {
+            connect: on(args.timeout_connect),
+            request_head: on(args.timeout_request_head),
+            request_body_idle: on(args.timeout_request_body_idle),
+            response_head: on(args.timeout_response_head),
+            request: on(args.timeout_request),
+            response_body_idle: on(args.timeout_response_body_idle),
+            downstream_idle: on(args.timeout_downstream_idle),
+            upstream_idle: on(args.timeout_upstream_idle),
+        }
+    }
+}

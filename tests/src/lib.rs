@@ -1,0 +1,1 @@
+//! The harness: network namespaces, cgroups, pods, the agent, scripted upstreams.
