@@ -4,7 +4,10 @@
 pub mod agent;
 pub mod config;
 
+pub mod accesslog;
 pub mod datapath;
+pub mod flow;
+pub mod metrics;
 pub mod snapshot;
 pub mod source;
 

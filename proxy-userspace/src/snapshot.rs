@@ -1,6 +1,6 @@
 //! The immutable result of one reading of the objects: what route, balance and the kernel maps use.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
 
 /// Everything that decides where a connection goes. Consumers swap to a new one atomically.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub by_frontend: HashMap<SocketAddr, Arc<Cluster>>,
     /// Endpoints' own addresses to the first cluster (by name) that holds them.
     pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
+    /// Pod addresses to `namespace/pod` (targetRef), the workload label in metrics and logs.
+    pub workload_by_ip: HashMap<IpAddr, Arc<str>>,
 }
 
 /// One port of one Service with its endpoints.

@@ -1,0 +1,236 @@
+//! One record per request and per opaque connection: what the metrics count and the log prints.
+//! The stages of the relay fill it in; nothing else describes an outcome.
+
+use crate::{accesslog::AccessLog, metrics::Metrics};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Why Weir answered by itself or cut an exchange short: the one list of reasons (invariant I8).
+/// Each has its response flag (Envoy's names), the status a client sees and a metric label.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// The cluster has no ready endpoint.
+    NoEndpoint,
+    /// TCP connect to the endpoint was refused or unreachable.
+    ConnectFailed,
+    /// TCP connect to the endpoint took too long.
+    ConnectTimeout,
+    /// The request's head was not complete in time.
+    RequestHeadTimeout,
+    /// The request's body was silent for too long.
+    RequestBodyIdle,
+    /// The endpoint's answer did not begin in time (per try).
+    ResponseHeadTimeout,
+    /// The whole request took too long.
+    RequestTimeout,
+    /// The answer's body was silent for too long.
+    ResponseBodyIdle,
+    /// The endpoint closed or reset before its answer was complete.
+    UpstreamReset,
+    /// The endpoint answered something that is not HTTP/1.
+    UpstreamProtocol,
+    /// The client went away first.
+    DownstreamReset,
+    /// The client sent something that is not HTTP/1 after all.
+    BadRequest,
+    /// The agent is leaving.
+    Draining,
+    /// No route: the original destination is in no Service any more.
+    NoRoute,
+}
+
+impl Reason {
+    /// All of them, for tables and tests.
+    pub const ALL: [Self; 14] = [
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::RequestHeadTimeout,
+        Self::RequestBodyIdle,
+        Self::ResponseHeadTimeout,
+        Self::RequestTimeout,
+        Self::ResponseBodyIdle,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::DownstreamReset,
+        Self::BadRequest,
+        Self::Draining,
+        Self::NoRoute,
+    ];
+
+    /// Envoy's response flag, for `response_flags` in the access log.
+    #[must_use]
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "UH",
+            Self::ConnectFailed | Self::ConnectTimeout => "UF",
+            Self::ResponseHeadTimeout | Self::RequestTimeout | Self::ResponseBodyIdle => "UT",
+            Self::UpstreamReset => "UC",
+            Self::UpstreamProtocol => "UPE",
+            Self::DownstreamReset => "DC",
+            Self::RequestHeadTimeout | Self::RequestBodyIdle | Self::BadRequest => "DPE",
+            Self::Draining => "LR",
+            Self::NoRoute => "NR",
+        }
+    }
+
+    /// The label value (`error_type` in metrics, `response_code_details` in the log).
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::RequestHeadTimeout => "request_head_timeout",
+            Self::RequestBodyIdle => "request_body_idle",
+            Self::ResponseHeadTimeout => "response_head_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ResponseBodyIdle => "response_body_idle",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::DownstreamReset => "downstream_reset",
+            Self::BadRequest => "bad_request",
+            Self::Draining => "draining",
+            Self::NoRoute => "no_route",
+        }
+    }
+
+    /// The status of the local answer; 0 where none can be sent any more.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NoEndpoint | Self::ConnectFailed | Self::ConnectTimeout | Self::Draining => 503,
+            Self::RequestHeadTimeout | Self::RequestBodyIdle => 408,
+            Self::ResponseHeadTimeout | Self::RequestTimeout => 504,
+            Self::UpstreamReset | Self::UpstreamProtocol => 502,
+            Self::BadRequest => 400,
+            Self::NoRoute => 404,
+            Self::ResponseBodyIdle | Self::DownstreamReset => 0,
+        }
+    }
+}
+
+/// How the bytes of a request travelled.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LaneLabel {
+    /// hyper on both sides, at least one hop redirected by sk_msg.
+    Relay,
+    /// hyper on both sides, ordinary TCP on both hops.
+    Plain,
+    /// Not HTTP/1: tunnelled.
+    Opaque,
+}
+
+impl LaneLabel {
+    /// The label value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Plain => "plain",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// Everything known about one request when it has ended, however it ended.
+#[derive(Clone, Debug)]
+pub struct RequestRecord {
+    /// When its first byte was read.
+    pub start: SystemTime,
+    /// Request method; `-` for an opaque connection or a head that never parsed.
+    pub method: http::Method,
+    /// The request target as received.
+    pub path: String,
+    /// `HTTP/1.1`, `HTTP/1.0` or `TCP`.
+    pub protocol: &'static str,
+    /// The Host field.
+    pub authority: Option<String>,
+    /// The status that the client saw; 0 where it saw none.
+    pub status: u16,
+    /// Why, where the endpoint's own complete answer was not the outcome.
+    pub reason: Option<Reason>,
+    /// The error below it, for the log.
+    pub error: Option<String>,
+    /// `namespace/service:port`; the route's name too, until there are routes.
+    pub cluster: Option<Arc<str>>,
+    /// How the bytes travelled.
+    pub lane: LaneLabel,
+    /// Request body bytes.
+    pub bytes_received: u64,
+    /// Response body bytes.
+    pub bytes_sent: u64,
+    /// From first byte read to last byte written.
+    pub duration: Duration,
+    /// From first byte read to the request's last byte.
+    pub request_duration: Option<Duration>,
+    /// From the request's head to the answer's head.
+    pub response_duration: Option<Duration>,
+    /// Time that the endpoint took, as `http_client_request_duration_seconds` counts it.
+    pub upstream_duration: Option<Duration>,
+    /// The endpoint that answered, or was tried last.
+    pub upstream_host: Option<SocketAddr>,
+    /// How many endpoints or connections were tried.
+    pub attempts: u32,
+    /// The client.
+    pub downstream: SocketAddr,
+    /// What the client asked for.
+    pub orig_dst: SocketAddr,
+    /// `namespace/pod` of the client where the snapshot knows its address, else `unknown`.
+    pub source_workload: Arc<str>,
+    /// `namespace/pod` of the endpoint where the snapshot knows it, else `unknown`.
+    pub destination_workload: Arc<str>,
+    /// The client's cgroup v2 id; 0 where unknown.
+    pub cgroup_id: u64,
+    /// The client's `X-Request-Id`, or one of ours.
+    pub request_id: String,
+    /// The client's `traceparent`.
+    pub traceparent: Option<String>,
+    /// The client's `User-Agent`.
+    pub user_agent: Option<String>,
+    /// The client's `X-Forwarded-For`.
+    pub x_forwarded_for: Option<String>,
+}
+
+/// Why the endpoint sees the node's address instead of the client's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AddressFallback {
+    /// No kernel half: nobody knows the client's namespace.
+    NoIdentity,
+    /// The client's process was gone before its namespace could be opened.
+    ProcessGone,
+    /// setns or socket was refused.
+    Refused,
+}
+
+impl AddressFallback {
+    /// The label value.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoIdentity => "no_identity",
+            Self::ProcessGone => "process_gone",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Where the relay reports to: counts, and writes the log.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub access_log: AccessLog,
+}
+
+impl Observer {
+    /// A request, or an opaque connection, has ended.
+    pub fn request(&self, record: &RequestRecord) {
+        self.metrics.request(record);
+        self.access_log.write(record);
+    }
+}
