@@ -1,2 +1,37 @@
-//! The project's verbs.
-fn main() {}
+//! The project's verbs, one file each.
+#![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
+
+mod bench;
+mod build;
+mod exec;
+mod setup;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Everything one does with Weir's sources. Each verb installs what it needs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+enum Verb {
+    /// Install what is missing, saying what and why before.
+    Setup(setup::Args),
+    /// Build the kernel half, then the host programs with the kernel half inside.
+    Build(build::Args),
+    /// Measure the datapath against iptables and against no proxy at all.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Verb::parse() {
+        Verb::Setup(args) => setup::setup(&args),
+        Verb::Build(args) => build::build(&args),
+        Verb::Bench(args) => bench::bench(&args),
+    };
+    outcome.map_or_else(
+        |error| {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
