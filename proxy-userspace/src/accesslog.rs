@@ -7,5 +7,5 @@ pub struct AccessLog {}
 
 impl AccessLog {
     /// Queues the line; drops and counts it when the queue is full.
-    pub fn write(&self, _record: &RequestRecord) {}
+    pub fn write(&self, _record: RequestRecord) {}
 }

@@ -229,8 +229,8 @@ pub struct Observer {
 
 impl Observer {
     /// A request, or an opaque connection, has ended.
-    pub fn request(&self, record: &RequestRecord) {
-        self.metrics.request(record);
+    pub fn request(&self, record: RequestRecord) {
+        self.metrics.request(&record);
         self.access_log.write(record);
     }
 }

@@ -10,5 +10,6 @@ pub mod flow;
 pub mod metrics;
 pub mod snapshot;
 pub mod source;
+pub mod status;
 
 pub mod cli;

@@ -1,23 +1,272 @@
-//! What is counted, under the names that operators know (OpenTelemetry HTTP semantic conventions).
-use crate::flow::{AddressFallback, RequestRecord};
+//! What is counted, under the names that operators know (OpenTelemetry HTTP semantic conventions;
+//! `weir_` where nobody has a name). Labels hold what configuration names, never what clients send.
+
+mod capped;
+mod flows;
+mod histogram;
+pub(crate) mod kernel;
+mod request;
+mod text;
+
+pub use text::Format;
+
+use crate::{
+    flow::{AddressFallback, LaneLabel, RequestRecord},
+    snapshot::Snapshot,
+    status::{Connections, KernelView},
+};
+use arc_swap::ArcSwap;
+use capped::OTHER;
+use kernel::Kernel;
+use prometheus_client::{
+    encoding::text as open_metrics,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+use proxy_common::abi;
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Series that a family may have; see [`capped::Capped`].
+const SERIES_LIMIT: usize = 2000;
+
+/// A family with these labels, all of them words of ours.
+type Words<const N: usize> = Family<[(&'static str, &'static str); N], Counter>;
 
 /// Every metric family of the agent.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// What the labels of kernel events are looked up in.
+    snapshot: ArcSwap<Snapshot>,
+    requests: Arc<request::Requests>,
+    flows: Arc<flows::Flows>,
+    kernel: Arc<Kernel>,
+    opaque: Counter,
+    downstream: Gauge,
+    downstream_opened: Counter,
+    downstream_refused: Words<1>,
+    upstream: Gauge,
+    upstream_opened: Counter,
+    address_fallback: Words<1>,
+    workload_barred: Words<2>,
+    access_log_dropped: Counter,
+    config_last_reload_success: Gauge,
+    config_reloads: Words<1>,
+    config_generation: Gauge<u64, AtomicU64>,
+}
 
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            snapshot: ArcSwap::default(),
+            requests: Arc::new(request::Requests::new()),
+            flows: Arc::new(flows::Flows::new()),
+            kernel: Arc::default(),
+            opaque: Counter::default(),
+            downstream: Gauge::default(),
+            downstream_opened: Counter::default(),
+            downstream_refused: Family::default(),
+            upstream: Gauge::default(),
+            upstream_opened: Counter::default(),
+            address_fallback: Family::default(),
+            workload_barred: Family::default(),
+            access_log_dropped: Counter::default(),
+            config_last_reload_success: Gauge::default(),
+            config_reloads: Family::default(),
+            config_generation: Gauge::default(),
+        };
+        metrics.register_collectors();
+        metrics.register_relay();
+        metrics.register_agent();
+        metrics
+    }
+}
+
+/// Registration: names and help texts.
+impl Metrics {
+    fn register_collectors(&mut self) {
+        self.registry.register_collector(Box::new(Arc::clone(&self.requests)));
+        self.registry.register_collector(Box::new(Arc::clone(&self.flows)));
+        self.registry.register_collector(Box::new(kernel::KernelCollector(Arc::clone(&self.kernel))));
+    }
+
+    fn register_relay(&mut self) {
+        let all = &mut self.registry;
+        all.register("weir_opaque_connections", "Connections tunnelled as TCP", self.opaque.clone());
+        all.register("weir_downstream_connections", "Open connections from clients", self.downstream.clone());
+        all.register(
+            "weir_downstream_opened",
+            "Accepted connections from clients",
+            self.downstream_opened.clone(),
+        );
+        let help = "Connections from clients that were refused, by the limit that was reached";
+        all.register("weir_downstream_refused", help, self.downstream_refused.clone());
+        all.register("weir_upstream_connections", "Open connections to endpoints", self.upstream.clone());
+        all.register("weir_upstream_opened", "New connections to endpoints", self.upstream_opened.clone());
+        let help = "Endpoint connections that show the node's address instead of the client's";
+        all.register("weir_address_fallback", help, self.address_fallback.clone());
+        let help = "Workloads found unfit for redirects, by the system call that showed it";
+        all.register("weir_workload_barred", help, self.workload_barred.clone());
+        let help = "Access-log lines lost to a full queue or a failing target";
+        all.register("weir_access_log_dropped", help, self.access_log_dropped.clone());
+    }
+
+    fn register_agent(&mut self) {
+        let all = &mut self.registry;
+        let help = "1 when the latest reading of the configuration was accepted whole";
+        all.register("weir_config_last_reload_success", help, self.config_last_reload_success.clone());
+        all.register("weir_config_reloads", "Readings of the configuration", self.config_reloads.clone());
+        for result in ["success", "failure"] {
+            drop(self.config_reloads.get_or_create(&[("result", result)]));
+        }
+        let help = "Changes of the configuration in force";
+        all.register("weir_config_generation", help, self.config_generation.clone());
+
+        let mut build = vec![("version", env!("CARGO_PKG_VERSION"))];
+        build.extend(option_env!("WEIR_COMMIT").map(|commit| ("commit", commit)));
+        all.register("weir_build", "What is running", Info::new(build));
+        let start = Gauge::<f64, AtomicU64>::default();
+        start.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+        all.register_with_unit(
+            "process_start_time",
+            "When the agent started, Unix time",
+            Unit::Seconds,
+            start,
+        );
+    }
+}
+
+/// What the parts of the agent report.
 impl Metrics {
     /// A request, or an opaque connection, has ended.
-    pub fn request(&self, _record: &RequestRecord) {}
+    pub fn request(&self, record: &RequestRecord) {
+        match record.lane {
+            LaneLabel::Opaque => {
+                self.opaque.inc();
+            }
+            LaneLabel::Relay | LaneLabel::Plain => self.requests.observe(record),
+        }
+    }
+
     /// A downstream connection was accepted.
-    pub fn downstream_opened(&self) {}
+    pub fn downstream_opened(&self) {
+        self.downstream_opened.inc();
+        self.downstream.inc();
+    }
+
     /// A downstream connection ended.
-    pub fn downstream_closed(&self) {}
+    pub fn downstream_closed(&self) {
+        self.downstream.dec();
+    }
+
     /// A downstream connection was refused; `limit` names what was full or wrong.
-    pub fn downstream_refused(&self, _limit: &'static str) {}
+    pub fn downstream_refused(&self, limit: &'static str) {
+        self.downstream_refused.get_or_create(&[("limit", limit)]).inc();
+    }
+
     /// A new upstream connection was opened (not taken from the pool).
-    pub fn upstream_opened(&self) {}
+    pub fn upstream_opened(&self) {
+        self.upstream_opened.inc();
+        self.upstream.inc();
+    }
+
     /// An upstream connection ended.
-    pub fn upstream_closed(&self) {}
+    pub fn upstream_closed(&self) {
+        self.upstream.dec();
+    }
+
     /// The endpoint sees the node's address instead of the client's.
-    pub fn address_fallback(&self, _why: AddressFallback) {}
+    pub fn address_fallback(&self, why: AddressFallback) {
+        self.address_fallback.get_or_create(&[("reason", why.label())]).inc();
+    }
+
+    /// The kernel half saw a flow end.
+    pub fn flow_closed(&self, event: &abi::FlowClosed) {
+        self.flows.observe(event, &self.snapshot.load());
+    }
+
+    /// The kernel half took a workload out of acceleration.
+    pub fn workload_barred(&self, event: &abi::WorkloadBarred) {
+        let by = match event.by {
+            abi::BARRED_BY_SPLICE => "splice",
+            abi::BARRED_BY_FIONREAD => "fionread",
+            _ => "unknown",
+        };
+        let phase = if event.was == abi::WORKLOAD_PROBATION { "probation" } else { "tripwire" };
+        self.workload_barred.get_or_create(&[("by", by), ("phase", phase)]).inc();
+    }
+
+    /// The counter of lost access-log lines, for [`crate::accesslog::AccessLog::start`].
+    #[must_use]
+    pub fn access_log_dropped(&self) -> Counter {
+        self.access_log_dropped.clone()
+    }
+}
+
+/// What the agent's start and its configuration report, through [`crate::status::Board`].
+impl Metrics {
+    pub(crate) fn attach_kernel(&self, view: Arc<dyn KernelView>) {
+        self.kernel.attach(view);
+    }
+
+    pub(crate) fn config_in_force(&self, snapshot: Arc<Snapshot>) {
+        self.config_generation.set(snapshot.generation);
+        self.prune(&snapshot);
+        self.snapshot.store(snapshot);
+    }
+
+    pub(crate) fn config_read(&self, whole: bool) {
+        self.config_last_reload_success.set(whole.into());
+        let result = if whole { "success" } else { "failure" };
+        self.config_reloads.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// Makes room where series of objects that are gone take it.
+    fn prune(&self, snapshot: &Snapshot) {
+        let endpoints = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+        let mut names: HashSet<&str> = HashSet::from(["unknown", OTHER]);
+        names.extend(snapshot.clusters.iter().map(|cluster| &*cluster.name));
+        names.extend(snapshot.workload_by_ip.values().map(|name| &**name));
+        names.extend(endpoints.filter_map(|endpoint| endpoint.workload.as_deref()));
+        self.requests.prune(|name| names.contains(name));
+        self.flows.prune(|name| names.contains(name));
+    }
+}
+
+/// What is read.
+impl Metrics {
+    /// All families with at least one series, as text.
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        open_metrics::encode(&mut text, &self.registry)?;
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => text::prometheus_of(&text),
+        })
+    }
+
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn connections(&self) -> Connections {
+        Connections { downstream: self.downstream.get(), upstream: self.upstream.get() }
+    }
+
+    /// Requests and opaque connections by lane.
+    pub(crate) fn lanes(&self) -> BTreeMap<String, u64> {
+        let http = [LaneLabel::Relay, LaneLabel::Plain].map(|lane| (lane, self.requests.carried_by(lane)));
+        let all = http.into_iter().chain([(LaneLabel::Opaque, self.opaque.get())]);
+        all.map(|(lane, count)| (lane.label().to_owned(), count)).collect()
+    }
 }

@@ -1,0 +1,156 @@
+//! What the kernel half is asked at scrape time.
+
+use crate::status::{KernelStatus, KernelView, MapStatus, ProgramStatus};
+use parking_lot::Mutex;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+/// How old a reading may be: a storm of scrapes reads the maps once.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The kernel half, once there is one, and its latest reading.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel {
+    view: OnceLock<Arc<dyn KernelView>>,
+    latest: Mutex<Option<(Instant, Result<Arc<KernelStatus>, Arc<str>>)>>,
+}
+
+impl Kernel {
+    /// From now on there is a kernel half. Only the first call counts.
+    pub(crate) fn attach(&self, view: Arc<dyn KernelView>) {
+        self.view.get_or_init(|| view);
+    }
+
+    /// A reading of the last second; `None` without a kernel half.
+    pub(crate) fn status(&self) -> Option<Result<Arc<KernelStatus>, Arc<str>>> {
+        let view = self.view.get()?;
+        let mut latest = self.latest.lock();
+        if let Some((when, reading)) = &*latest
+            && when.elapsed() < FRESH
+        {
+            return Some(reading.clone());
+        }
+        let reading = view.kernel_status().map(Arc::new).map_err(|error| {
+            tracing::warn!(error = format!("{error:#}"), "cannot read the state of the kernel half");
+            Arc::from(format!("{error:#}"))
+        });
+        *latest = Some((Instant::now(), reading.clone()));
+        Some(reading)
+    }
+}
+
+/// The kernel families at scrape time.
+#[derive(Debug)]
+pub(super) struct KernelCollector(pub(super) Arc<Kernel>);
+
+impl Collector for KernelCollector {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        match self.0.status() {
+            Some(Ok(status)) => encode(&status, encoder),
+            Some(Err(_)) | None => Ok(()),
+        }
+    }
+}
+
+/// Counters that have a family of their own instead of an `event` label.
+const OWN_FAMILY: [&str; 2] = ["redirected_bytes", "events_lost"];
+
+fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result {
+    let encoder = &mut encoder;
+    let maps = |read: fn(&MapStatus) -> u64| {
+        status.maps.iter().map(move |map| ([("map", map.name.as_str())], read(map)))
+    };
+    gauges(encoder, "weir_bpf_map_entries", "Entries in use", maps(|map| map.entries))?;
+    gauges(encoder, "weir_bpf_map_capacity", "Entries that fit", maps(|map| map.capacity))?;
+    programs(status, encoder)?;
+
+    let events = status.counters.iter().filter(|(name, _)| !OWN_FAMILY.contains(&name.as_str()));
+    let events = events.map(|(name, value)| ([("event", name.as_str())], *value));
+    counters(encoder, "weir_kernel_events", "What the kernel half did, by event", None, events)?;
+    let own = |name: &str| status.counters.get(name).map(|value| ([("", ""); 0], *value)).into_iter();
+    let [redirected, lost] = OWN_FAMILY.map(own);
+    let help = "Bytes that went past the TCP stack";
+    counters(encoder, "weir_redirected", help, Some(&Unit::Bytes), redirected)?;
+    counters(
+        encoder,
+        "weir_ringbuf_lost_events",
+        "Events that did not fit into the ring buffer",
+        None,
+        lost,
+    )?;
+
+    let states = status.workloads;
+    let workloads =
+        [("probation", states.probation), ("accelerated", states.accelerated), ("barred", states.barred)];
+    let workloads = workloads.map(|(state, count)| ([("state", state)], count));
+    gauges(encoder, "weir_workloads", "Workloads by acceleration state", workloads.into_iter())?;
+    let open = [("downstream", status.open_flows.downstream), ("upstream", status.open_flows.upstream)];
+    let open = open.map(|(hop, count)| ([("hop", hop)], count));
+    gauges(encoder, "weir_tcp_open_flows", "Connections that the kernel half follows", open.into_iter())
+}
+
+fn programs(status: &KernelStatus, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    type Reading = fn(&ProgramStatus) -> Option<u64>;
+    let families: [(&str, &str, Reading); 2] = [
+        ("weir_bpf_prog_run_time_ns", "Nanoseconds spent in the program", |program| program.run_time_ns),
+        ("weir_bpf_prog_run_count", "Runs of the program", |program| program.run_count),
+    ];
+    for (name, help, read) in families {
+        let readings = status
+            .programs
+            .iter()
+            .filter_map(|program| Some(([("program", program.name.as_str())], read(program)?)));
+        counters(encoder, name, help, None, readings)?;
+    }
+    Ok(())
+}
+
+fn counters<S: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    readings: impl Iterator<Item = (S, u64)>,
+) -> fmt::Result {
+    let readings = readings.map(|(labels, value)| (labels, ConstCounter::new(value)));
+    family(encoder, name, help, unit, MetricType::Counter, readings)
+}
+
+fn gauges<S: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    readings: impl Iterator<Item = (S, u64)>,
+) -> fmt::Result {
+    let signed =
+        readings.map(|(labels, value)| (labels, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))));
+    family(encoder, name, help, None, MetricType::Gauge, signed)
+}
+
+fn family<S: EncodeLabelSet, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    kind: MetricType,
+    readings: impl Iterator<Item = (S, M)>,
+) -> fmt::Result {
+    let mut readings = readings.peekable();
+    if readings.peek().is_none() {
+        return Ok(());
+    }
+    let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
+    for (labels, metric) in readings {
+        metric.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
