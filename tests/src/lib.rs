@@ -1,1 +1,22 @@
 //! The harness: network namespaces, cgroups, pods, the agent, scripted upstreams.
+//!
+//! Everything is named `weir-t<pid>-<n>...`, so that runs in parallel do not meet, and everything is
+//! removed on drop; what a killed run left behind is removed by [`sweep::dead_runs`].
+
+pub mod agent;
+pub mod binary;
+pub mod cgroup;
+pub mod http;
+pub mod manifest;
+pub mod metrics;
+pub mod netns;
+pub mod pattern;
+pub mod peer;
+pub mod pod;
+pub mod process;
+pub mod requirements;
+pub mod run;
+pub mod shell;
+pub mod sweep;
+pub mod topology;
+pub mod wait;

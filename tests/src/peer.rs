@@ -1,0 +1,62 @@
+//! The scripted peer as tests and verbs use it.
+
+use crate::{
+    binary,
+    pod::Pod,
+    process::{Outcome, Process},
+};
+use anyhow::Result;
+use std::{net::SocketAddr, time::Duration};
+
+/// A server that runs in a pod.
+#[derive(Debug)]
+pub struct Server {
+    /// Its process.
+    pub process: Process,
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl Server {
+    /// The scripted HTTP server on both of the pod's addresses; it calls itself as the pod.
+    pub fn http(pod: &Pod, port: u16) -> Result<Self> {
+        let listen = format!("{},{}", pod.at(port), pod.at_v6(port));
+        Self::start(pod, port, ["http-server", "--listen", &listen, "--name", pod.name()])
+    }
+
+    /// A server that sends back every byte.
+    pub fn echo(pod: &Pod, port: u16) -> Result<Self> {
+        Self::start(pod, port, ["echo", "--listen", &format!("{},{}", pod.at(port), pod.at_v6(port))])
+    }
+
+    /// A server that writes a banner first.
+    pub fn speaks_first(pod: &Pod, port: u16, banner: &str) -> Result<Self> {
+        Self::start(pod, port, ["speaks-first", "--listen", &pod.at(port).to_string(), "--banner", banner])
+    }
+
+    fn start<'a>(pod: &Pod, port: u16, arguments: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let mut process = start(pod, arguments)?;
+        process.says("listening", Duration::from_secs(20))?;
+        Ok(Self { process, addr: pod.at(port) })
+    }
+}
+
+/// Starts a verb of the peer in a pod.
+pub fn start<'a>(pod: &Pod, arguments: impl IntoIterator<Item = &'a str>) -> Result<Process> {
+    let mut command = pod.command(binary::weir_peer()?);
+    command.args(arguments);
+    pod.spawn("peer", command)
+}
+
+/// Runs a verb of the peer in a pod to its end.
+pub fn run<'a>(pod: &Pod, arguments: impl IntoIterator<Item = &'a str>) -> Result<Outcome> {
+    start(pod, arguments)?.outcome(Duration::from_secs(120))
+}
+
+/// `raw`: sends these bytes with more arguments of the verb, and collects what comes back.
+pub fn raw(pod: &Pod, to: SocketAddr, bytes: &[u8], arguments: &[&str]) -> Result<Outcome> {
+    let to = to.to_string();
+    let mut process = start(pod, ["raw", "--to", &to].into_iter().chain(arguments.iter().copied()))?;
+    process.send(bytes)?;
+    process.outcome(Duration::from_secs(120))
+}
