@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: the datapath measured against iptables and against no proxy at all.
 
+pub(crate) mod load;
+mod machine;
+
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {}

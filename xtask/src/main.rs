@@ -19,6 +19,12 @@ enum Verb {
     Build(build::Args),
     /// Measure the datapath against iptables and against no proxy at all.
     Bench(bench::Args),
+    /// The benchmark's load generator.
+    #[command(hide = true)]
+    BenchClient(bench::load::client::Args),
+    /// The benchmark's server.
+    #[command(hide = true)]
+    BenchServer(bench::load::server::Args),
 }
 
 fn main() -> ExitCode {
@@ -26,6 +32,8 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::setup(&args),
         Verb::Build(args) => build::build(&args),
         Verb::Bench(args) => bench::bench(&args),
+        Verb::BenchClient(args) => bench::load::client::load(&args),
+        Verb::BenchServer(args) => bench::load::server::serve(&args),
     };
     outcome.map_or_else(
         |error| {

@@ -1,0 +1,82 @@
+//! What the machine as a whole did: CPU time with softirqs, memory, what it is.
+
+use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+/// What `/proc/stat` counts in, milliseconds: USER_HZ is 100 wherever Linux runs today.
+const JIFFY_MS: u64 = 10;
+
+/// CPU accounting at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Busy {
+    at: Instant,
+    stat: Stat,
+}
+
+/// CPU use between two moments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Used {
+    /// Over all CPUs, everything but idle: user, system, interrupts, softirqs, stolen time.
+    pub(crate) time: Duration,
+    /// The same as a share of all CPUs, 0 to 1.
+    pub(crate) share: f64,
+}
+
+/// The first line of `/proc/stat`, and how many CPUs follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    idle: u64,
+    cpus: u32,
+}
+
+impl Busy {
+    /// Reads the counters.
+    pub(crate) fn now() -> Result<Self> {
+        let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        Ok(Self { at: Instant::now(), stat: Stat::parse(&text)? })
+    }
+
+    /// CPU use since then.
+    pub(crate) fn until_now(&self) -> Result<Used> {
+        let now = Self::now()?;
+        Ok(Used::between(self.stat, now.stat, now.at.duration_since(self.at)))
+    }
+}
+
+impl Used {
+    /// Idle time is measured by the kernel, busy time is sampled by its tick, which a loop that sleeps
+    /// between requests can dodge: so what is not idle was busy.
+    fn between(before: Stat, after: Stat, elapsed: Duration) -> Self {
+        let idle = Duration::from_millis(JIFFY_MS * after.idle.saturating_sub(before.idle));
+        let all = elapsed * after.cpus;
+        let time = all.saturating_sub(idle);
+        Self { time, share: time.as_secs_f64() / all.as_secs_f64() }
+    }
+}
+
+impl Stat {
+    fn parse(text: &str) -> Result<Self> {
+        let mut cpu_lines = text.lines().take_while(|line| line.starts_with("cpu"));
+        let all = cpu_lines.next().context("/proc/stat begins without cpu")?;
+        let mut fields = all.split_ascii_whitespace().skip(4);
+        let mut next = || -> Result<u64> { Ok(fields.next().context("a short cpu line")?.parse()?) };
+        let idle = next()? + next()?;
+        Ok(Self { idle, cpus: u32::try_from(cpu_lines.count())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn what_is_neither_idle_nor_waiting_for_a_disk_is_busy() {
+        let before = Stat::parse("cpu  10 0 10 100 5 0 3 1 0 0\ncpu0 1\ncpu1 1\nintr 5\n").unwrap();
+        let after = Stat::parse("cpu  90 0 30 150 15 0 9 2 0 0\ncpu0 1\ncpu1 1\nintr 5\n").unwrap();
+        assert_eq!(before, Stat { idle: 105, cpus: 2 });
+        let used = Used::between(before, after, Duration::from_secs(1));
+        assert_eq!(used.time, Duration::from_millis(1400));
+        assert!((used.share - 0.7).abs() < 1e-9);
+    }
+}
