@@ -4,7 +4,9 @@
 mod bench;
 mod build;
 mod exec;
+mod lint;
 mod setup;
+mod tidy;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ enum Verb {
     /// The benchmark's server.
     #[command(hide = true)]
     BenchServer(bench::load::server::Args),
+    /// Format, clippy for the host and for the BPF target, dependencies, tidy.
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),
         Verb::BenchServer(args) => bench::load::server::serve(&args),
+        Verb::Lint(args) => lint::lint(&args),
     };
     outcome.map_or_else(
         |error| {
