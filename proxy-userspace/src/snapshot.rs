@@ -1,20 +1,45 @@
 //! The immutable result of one reading of the objects: what route, balance and the kernel maps use.
 
-use std::{collections::HashMap, net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
+mod annotations;
+mod builder;
+mod lint;
+mod service;
+mod slice;
+
+pub use builder::build;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Everything that decides where a connection goes. Consumers swap to a new one atomically.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Snapshot {
     /// Counts up with every change.
     pub generation: u64,
     /// Every Service port, by name.
     pub clusters: Vec<Arc<Cluster>>,
-    /// Service addresses (ClusterIP and port) to their cluster.
+    /// Service addresses (ClusterIP and port, node address and node port) to their cluster.
     pub by_frontend: HashMap<SocketAddr, Arc<Cluster>>,
-    /// Endpoints' own addresses to the first cluster (by name) that holds them.
+    /// Endpoints' own addresses to the first cluster (by name) that holds them; only those that are
+    /// steered: the address has an HTTP port, or the cluster's lane is [`Lane::Steer`].
     pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
     /// Pod addresses to `namespace/pod` (targetRef), the workload label in metrics and logs.
     pub workload_by_ip: HashMap<IpAddr, Arc<str>>,
+}
+
+/// What [`build`] needs to know beside the objects.
+#[derive(Clone, Debug, Default)]
+pub struct BuildOptions {
+    /// Ports that carry HTTP.
+    pub http_ports: BTreeSet<u16>,
+    /// Timeouts of Services that set none.
+    pub timeouts: Timeouts,
+    /// This node's addresses, where node ports are reached; may be empty.
+    pub node_addresses: Vec<IpAddr>,
 }
 
 /// One port of one Service with its endpoints.
@@ -36,7 +61,7 @@ pub struct Cluster {
     pub lane: Lane,
     /// What the port carries.
     pub protocol: Protocol,
-    /// ClusterIPs with the Service port.
+    /// ClusterIPs with the Service port; node ports are in [`Snapshot::by_frontend`] alone.
     pub frontends: Vec<SocketAddr>,
     /// All endpoints, ready or not.
     pub endpoints: Vec<Endpoint>,
@@ -44,6 +69,52 @@ pub struct Cluster {
     pub timeouts: Timeouts,
     /// `weir.dev/acceleration`.
     pub acceleration: AccelerationChoice,
+}
+
+impl Cluster {
+    /// Endpoints of one family that are ready.
+    pub fn ready_endpoints(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints_of(family).filter(|endpoint| endpoint.ready)
+    }
+
+    /// Endpoints that new connections of one family may go to: the ready ones or, where none is,
+    /// those that still serve while they terminate (as kube-proxy does).
+    pub fn usable_endpoints(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
+        let any_ready = self.ready_endpoints(family).next().is_some();
+        self.endpoints_of(family).filter(move |endpoint| {
+            if any_ready { endpoint.ready } else { endpoint.serving && endpoint.terminating }
+        })
+    }
+
+    fn endpoints_of(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(move |endpoint| Family::of(endpoint.addr.ip()) == family)
+    }
+}
+
+/// An address family; endpoints are chosen within the frontend's own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address; an IPv4-mapped one is IPv4.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// Whether connects to a cluster go through the agent.
@@ -114,6 +185,23 @@ pub struct Timeouts {
     pub upstream_idle: Option<Duration>,
 }
 
+impl Default for Timeouts {
+    /// As `weir run` without arguments.
+    fn default() -> Self {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        Self {
+            connect: seconds(5),
+            request_head: seconds(10),
+            request_body_idle: seconds(30),
+            response_head: seconds(15),
+            request: seconds(15),
+            response_body_idle: seconds(300),
+            downstream_idle: seconds(60),
+            upstream_idle: seconds(3),
+        }
+    }
+}
+
 impl From<crate::config::TimeoutArgs> for Timeouts {
     fn from(args: crate::config::TimeoutArgs) -> Self {
         let on = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
@@ -127,5 +215,27 @@ impl From<crate::config::TimeoutArgs> for Timeouts {
             downstream_idle: on(args.timeout_downstream_idle),
             upstream_idle: on(args.timeout_upstream_idle),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::config::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn default_timeouts_are_those_of_the_flags() {
+        let Command::Run(config) = Cli::parse_from(["weir", "run", "--config", "/x"]).command else {
+            panic!()
+        };
+        assert_eq!(Timeouts::from(config.timeouts), Timeouts::default());
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        assert_eq!(Family::of("::ffff:10.0.0.1".parse().unwrap()), Family::V4);
+        assert_eq!(Family::of("fd00::1".parse().unwrap()), Family::V6);
     }
 }

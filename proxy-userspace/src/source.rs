@@ -1,1 +1,108 @@
-//! Where Kubernetes objects come from.
+//! Where Kubernetes objects come from. A source delivers [`Objects`]; `snapshot::build` turns them
+//! into a [`Snapshot`](crate::snapshot::Snapshot). Nothing else reads objects.
+
+pub mod directory;
+pub mod finding;
+mod manifest;
+mod node;
+
+use finding::{Finding, Severity};
+use k8s_openapi::{
+    Metadata, Resource,
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use std::sync::Arc;
+
+/// Everything that was read, in no particular order.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Services.
+    pub services: Vec<Sourced<Service>>,
+    /// EndpointSlices.
+    pub slices: Vec<Sourced<EndpointSlice>>,
+}
+
+/// An object, and where a finding about it points.
+#[derive(Clone, Debug)]
+pub struct Sourced<T> {
+    /// The object.
+    pub object: T,
+    /// Its namespace; `default` where the manifest names none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The file it was read from.
+    pub file: Arc<str>,
+    /// Lines within that file.
+    pub lines: Lines,
+}
+
+/// Lines (from 1) of the fields that findings point at.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    /// The object's first line.
+    pub object: u32,
+    /// Fields of `spec` (or of the object, if it has none), and annotations, by key.
+    pub fields: Vec<(Box<str>, u32)>,
+    /// Items of `ports`.
+    pub ports: Vec<u32>,
+    /// Items of `endpoints`.
+    pub endpoints: Vec<u32>,
+}
+
+impl Lines {
+    /// The line of a field or annotation; the object's where it has none.
+    #[must_use]
+    pub fn field(&self, key: &str) -> u32 {
+        self.fields.iter().find(|(name, _)| &**name == key).map_or(self.object, |(_, line)| *line)
+    }
+
+    /// The line of `ports[index]`.
+    #[must_use]
+    pub fn port(&self, index: usize) -> u32 {
+        self.ports.get(index).copied().unwrap_or(self.object)
+    }
+
+    /// The line of `endpoints[index]`.
+    #[must_use]
+    pub fn endpoint(&self, index: usize) -> u32 {
+        self.endpoints.get(index).copied().unwrap_or(self.object)
+    }
+}
+
+impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
+    /// `None` if the object has no name.
+    #[must_use]
+    pub fn new(object: T, file: Arc<str>, lines: Lines) -> Option<Self> {
+        let metadata = object.metadata();
+        let name = metadata.name.clone().filter(|name| !name.is_empty())?;
+        let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+        Some(Self { namespace: namespace.unwrap_or_else(|| "default".to_owned()), name, object, file, lines })
+    }
+
+    /// `Kind namespace/name`, as findings name it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{} {}/{}", T::KIND, self.namespace, self.name)
+    }
+
+    /// A finding about this object.
+    #[must_use]
+    pub fn finding(
+        &self,
+        severity: Severity,
+        line: u32,
+        text: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            severity,
+            file: self.file.to_string(),
+            line,
+            object: self.label(),
+            text: text.into(),
+            fix: fix.into(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One EndpointSlice, checked.
+
+use super::Endpoint;
+use crate::source::{
+    Sourced,
+    finding::{Finding, Severity, quoted},
+};
+use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointSlice};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// The label that ties a slice to its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The useful part of one slice.
+pub(super) struct Slice<'a> {
+    pub(super) source: &'a Sourced<EndpointSlice>,
+    /// The Service it belongs to, in its own namespace.
+    pub(super) service: &'a str,
+    pub(super) ports: Vec<SlicePort<'a>>,
+    /// With port 0: the slice's ports apply to each.
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// One TCP port of a slice.
+pub(super) struct SlicePort<'a> {
+    /// Equals the Service port's name; empty for none.
+    pub(super) name: &'a str,
+    pub(super) number: u16,
+    pub(super) line: u32,
+}
+
+/// `None` when the slice serves nobody; says why.
+pub(super) fn read<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) -> Option<Slice<'a>> {
+    let line = source.lines.field("addressType");
+    let ipv4 = match source.object.address_type.as_str() {
+        "IPv4" => true,
+        "IPv6" => false,
+        "FQDN" => {
+            findings.push(source.finding(Severity::Info, line, "addressType FQDN is not served", ""));
+            return None;
+        }
+        other => {
+            let text = format!("addressType {} is unknown", quoted(other));
+            findings.push(source.finding(Severity::Error, line, text, "one of IPv4, IPv6, FQDN"));
+            return None;
+        }
+    };
+    let labels = source.object.metadata.labels.as_ref();
+    let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|name| !name.is_empty())
+    else {
+        let text = format!("label {SERVICE_NAME} is missing: no Service uses it");
+        let fix = format!("set metadata.labels.{SERVICE_NAME} to the Service's name");
+        findings.push(source.finding(Severity::Warning, source.lines.object, text, fix));
+        return None;
+    };
+    let ports = ports(source, findings);
+    let mut endpoints = Vec::with_capacity(source.object.endpoints.len());
+    for (index, endpoint) in source.object.endpoints.iter().enumerate() {
+        add_endpoint(source, index, endpoint, ipv4, &mut endpoints, findings);
+    }
+    Some(Slice { source, service, ports, endpoints })
+}
+
+fn ports<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) -> Vec<SlicePort<'a>> {
+    let mut ports: Vec<SlicePort<'a>> = Vec::new();
+    for (index, port) in source.object.ports.iter().flatten().enumerate() {
+        let line = source.lines.port(index);
+        let name = port.name.as_deref().unwrap_or_default();
+        if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+            continue;
+        }
+        let Some(number) =
+            port.port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
+        else {
+            let text = match port.port {
+                Some(number) => format!("port {number} is not a port number"),
+                None => "a port without a number is not served".to_owned(),
+            };
+            findings.push(source.finding(Severity::Error, line, text, "1 to 65535"));
+            continue;
+        };
+        if ports.iter().any(|other| other.name == name) {
+            let text = format!("two ports are named {}", quoted(name));
+            findings.push(source.finding(Severity::Error, line, text, "the second is left out"));
+            continue;
+        }
+        ports.push(SlicePort { name, number, line });
+    }
+    ports
+}
+
+fn add_endpoint(
+    source: &Sourced<EndpointSlice>,
+    index: usize,
+    endpoint: &v1::Endpoint,
+    ipv4: bool,
+    endpoints: &mut Vec<Endpoint>,
+    findings: &mut Vec<Finding>,
+) {
+    let line = source.lines.endpoint(index);
+    let conditions = endpoint.conditions.as_ref();
+    let condition = |of: fn(&EndpointConditions) -> Option<bool>| conditions.and_then(of);
+    let ready = condition(|conditions| conditions.ready).unwrap_or(true);
+    // Kubernetes: all addresses of an endpoint are the same endpoint, consumers take the first.
+    let Some(text) = endpoint.addresses.first() else {
+        let text = format!("endpoints[{index}] has no address");
+        findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
+        return;
+    };
+    match address(text, ipv4) {
+        Ok(ip) => endpoints.push(Endpoint {
+            addr: SocketAddr::new(ip, 0),
+            ready,
+            serving: condition(|conditions| conditions.serving).unwrap_or(ready),
+            terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
+            workload: workload(source, endpoint),
+            node: endpoint.node_name.clone(),
+        }),
+        Err(why) => {
+            let text = format!("endpoints[{index}]: {} {why}", quoted(text));
+            findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
+        }
+    }
+}
+
+/// `namespace/pod` of the pod behind an endpoint.
+fn workload(source: &Sourced<EndpointSlice>, endpoint: &v1::Endpoint) -> Option<Arc<str>> {
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    let name = target.name.as_deref()?;
+    Some(format!("{}/{name}", target.namespace.as_deref().unwrap_or(&source.namespace)).into())
+}
+
+fn address(text: &str, ipv4: bool) -> Result<IpAddr, &'static str> {
+    let ip: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
+    match (ip, ipv4) {
+        (IpAddr::V4(_), false) => return Err("is IPv4 in a slice of IPv6 addresses"),
+        (IpAddr::V6(_), true) => return Err("is IPv6 in a slice of IPv4 addresses"),
+        _ => {}
+    }
+    forbidden(ip).map_or(Ok(ip), Err)
+}
+
+/// Why Kubernetes allows an address neither for an endpoint nor for a Service, if it does not.
+pub(super) fn forbidden(ip: IpAddr) -> Option<&'static str> {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => return Some("is IPv4-mapped: write it as IPv4"),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if ip.is_unspecified() {
+        Some("is the unspecified address")
+    } else if ip.is_loopback() {
+        Some("is a loopback address")
+    } else if link_local {
+        Some("is a link-local address")
+    } else if ip.is_multicast() {
+        Some("is a multicast address")
+    } else if ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
+        Some("is the broadcast address")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,417 @@
+//! One file's text to objects.
+
+use super::{
+    Lines, Objects, Sourced,
+    finding::{Finding, Severity, quoted},
+    node::{Node, Value, line_of},
+};
+use k8s_openapi::{
+    Metadata, Resource,
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::de::DeserializeOwned;
+use serde_saphyr::{DuplicateKeyPolicy, options::NonFiniteFloatPolicy};
+use std::sync::Arc;
+
+/// Bytes of one file.
+pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
+/// Nested sequences and mappings of one document.
+const MAX_DEPTH: usize = 64;
+/// Values of one document, aliases expanded.
+const MAX_NODES: usize = 4_000_000;
+/// Uses of `*alias` in one document.
+const MAX_ALIASES: usize = 10_000;
+
+/// Reads every document. Faulty objects become findings; `Err` when the text is not YAML, or
+/// exceeds a limit.
+pub(super) fn parse(
+    file: &Arc<str>,
+    mut text: &[u8],
+    objects: &mut Objects,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Finding> {
+    if text.is_empty() {
+        return Err(file_error(file, 0, "the file is empty", "a write was cut short? remove it otherwise"));
+    }
+    for document in serde_saphyr::read_with_options::<_, Node>(&mut text, limits()) {
+        let document = document.map_err(|error| {
+            let line = error.location().map_or(0, line_of);
+            file_error(file, line, &format!("cannot be parsed: {}", first_line(&error)), "")
+        })?;
+        Manifest { file, objects, findings }.add(&document, None);
+    }
+    Ok(())
+}
+
+fn limits() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+            max_aliases: MAX_ALIASES,
+            max_total_scalar_bytes: 2 * MAX_FILE_BYTES as usize,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        emit_comments: false,
+        // The tree keeps duplicates; they fault their object, not the file.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        // YAML 1.2: `on` and `off` are words, which `weir.dev/acceleration` relies on.
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+        with_snippet: false,
+    }
+}
+
+fn first_line(error: &serde_saphyr::Error) -> String {
+    error.without_snippet().to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// A finding about a whole file.
+pub(super) fn file_error(file: &str, line: u32, text: &str, fix: &str) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        file: file.to_owned(),
+        line,
+        object: String::new(),
+        text: text.to_owned(),
+        fix: fix.to_owned(),
+    }
+}
+
+/// `apiVersion` and `kind`.
+#[derive(Clone, Copy)]
+struct TypeMeta<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+}
+
+struct Manifest<'a> {
+    file: &'a Arc<str>,
+    objects: &'a mut Objects,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Manifest<'_> {
+    /// Adds one document, or one item of a list; `implied` is what a typed list says of its items.
+    fn add(&mut self, node: &Node, implied: Option<TypeMeta<'_>>) {
+        let Some(meta) = type_meta(node, implied) else {
+            let fix = "every document starts with apiVersion and kind";
+            return self.report(Severity::Error, node, "", "not a Kubernetes object".into(), fix);
+        };
+        match (meta.kind, group(meta.api_version)) {
+            ("List", "") => self.add_items(node, None),
+            ("ServiceList", "") => {
+                self.add_items(node, Some(TypeMeta { api_version: "v1", kind: "Service" }));
+            }
+            ("EndpointSliceList", "discovery.k8s.io") => {
+                let implied = TypeMeta { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice" };
+                self.add_items(node, Some(implied));
+            }
+            ("Service", group) if !is_foreign(group) => {
+                if let Some(service) = self.read::<Service>(node, meta) {
+                    self.objects.services.push(service);
+                }
+            }
+            ("EndpointSlice", group) if !is_foreign(group) => {
+                if let Some(slice) = self.read::<EndpointSlice>(node, meta) {
+                    self.objects.slices.push(slice);
+                }
+            }
+            _ => {
+                let text = format!("{} is not used by Weir", quoted(meta.api_version));
+                self.report(Severity::Info, node, meta.kind, text, "");
+            }
+        }
+    }
+
+    fn add_items(&mut self, list: &Node, implied: Option<TypeMeta<'_>>) {
+        match list.get("items").map(|items| &items.value) {
+            Some(Value::List(items)) => {
+                for item in items {
+                    self.add(item, implied);
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => {
+                self.report(Severity::Error, list, "List", "items is not a sequence".into(), "");
+            }
+        }
+    }
+
+    fn read<T>(&mut self, node: &Node, meta: TypeMeta<'_>) -> Option<Sourced<T>>
+    where
+        T: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned,
+    {
+        if meta.api_version != T::API_VERSION {
+            let text = format!("apiVersion {} is unknown", quoted(meta.api_version));
+            let fix = format!("write apiVersion: {}", T::API_VERSION);
+            self.report(Severity::Error, node, T::KIND, text, &fix);
+            return None;
+        }
+        let (object, unknown) = match node.read::<T>() {
+            Ok(read) => read,
+            Err(fault) => {
+                self.report_at(Severity::Error, fault.line, node, T::KIND, fault.to_string(), "");
+                return None;
+            }
+        };
+        for field in unknown {
+            let text = format!("field {} is unknown and ignored", quoted(&field.key));
+            let fix = "check its spelling and indentation";
+            self.report_at(Severity::Warning, field.line, node, T::KIND, text, fix);
+        }
+        let Some(sourced) = Sourced::new(object, Arc::clone(self.file), lines(node)) else {
+            self.report(Severity::Error, node, T::KIND, "metadata.name is missing".into(), "name the object");
+            return None;
+        };
+        if let Some(bad) = [&sourced.namespace, &sourced.name].into_iter().find(|name| !is_name(name)) {
+            let text = format!("{} is not a valid name", quoted(bad));
+            self.report(Severity::Error, node, T::KIND, text, "use lower-case letters, digits, - and .");
+            return None;
+        }
+        Some(sourced)
+    }
+
+    fn report(&mut self, severity: Severity, node: &Node, kind: &str, text: String, fix: &str) {
+        self.report_at(severity, node.line, node, kind, text, fix);
+    }
+
+    fn report_at(
+        &mut self,
+        severity: Severity,
+        line: u32,
+        object: &Node,
+        kind: &str,
+        text: String,
+        fix: &str,
+    ) {
+        self.findings.push(Finding {
+            severity,
+            file: self.file.to_string(),
+            line,
+            object: label(object, kind),
+            text,
+            fix: fix.to_owned(),
+        });
+    }
+}
+
+fn type_meta<'a>(node: &'a Node, implied: Option<TypeMeta<'a>>) -> Option<TypeMeta<'a>> {
+    let text = |key| node.get(key).and_then(Node::text);
+    let api_version = text("apiVersion").or(implied.map(|implied| implied.api_version))?;
+    let kind = text("kind").or(implied.map(|implied| implied.kind))?;
+    matches!(node.value, Value::Map(_)).then_some(TypeMeta { api_version, kind })
+}
+
+/// The group of an apiVersion; empty for the core group.
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// Somebody else's kind of the same name (`serving.knative.dev` has a Service), rather than ours
+/// in a wrong version.
+fn is_foreign(group: &str) -> bool {
+    group.contains('.') && !group.ends_with(".k8s.io")
+}
+
+fn label(node: &Node, kind: &str) -> String {
+    let metadata = node.get("metadata");
+    let text = |key| metadata.and_then(|metadata| metadata.get(key)).and_then(Node::text);
+    match text("name") {
+        Some(name) => format!("{kind} {}/{name}", text("namespace").unwrap_or("default")),
+        None => kind.to_owned(),
+    }
+}
+
+/// What Kubernetes allows of a name (a DNS subdomain), loosely.
+fn is_name(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    name.len() <= 253
+        && edge(name.chars().next())
+        && edge(name.chars().next_back())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+}
+
+fn lines(node: &Node) -> Lines {
+    let body = node.get("spec").unwrap_or(node);
+    let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let fields = body.entries().iter().chain(annotations.map_or(&[][..], Node::entries));
+    let items = |key| body.get(key).map_or(&[][..], Node::items).iter().map(|item| item.line).collect();
+    Lines {
+        object: node.line,
+        fields: fields.map(|(key, value)| (key.as_str().into(), value.line)).collect(),
+        ports: items("ports"),
+        endpoints: items("endpoints"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    fn parsed(text: &str) -> (Objects, Vec<String>) {
+        let (mut objects, mut findings) = (Objects::default(), Vec::new());
+        parse(&"f.yaml".into(), text.as_bytes(), &mut objects, &mut findings).unwrap();
+        (objects, findings.iter().map(ToString::to_string).collect())
+    }
+
+    fn broken(text: &[u8]) -> String {
+        let (mut objects, mut findings) = (Objects::default(), Vec::new());
+        parse(&"f.yaml".into(), text, &mut objects, &mut findings).unwrap_err().to_string()
+    }
+
+    fn names(objects: &Objects) -> Vec<String> {
+        objects.services.iter().map(Sourced::label).chain(objects.slices.iter().map(Sourced::label)).collect()
+    }
+
+    #[test]
+    fn every_document_of_a_file_is_read_with_its_line() {
+        let (objects, findings) = parsed(
+            "# two\n---\napiVersion: v1\nkind: Service\nmetadata:\n  name: a\n---\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: b, namespace: x}\n\
+             addressType: IPv4\nendpoints: []\n",
+        );
+        assert_eq!(names(&objects), ["Service default/a", "EndpointSlice x/b"]);
+        assert_eq!((objects.services[0].lines.object, objects.slices[0].lines.object), (3, 9));
+        assert_eq!(objects.slices[0].lines.field("addressType"), 12);
+        assert!(findings.is_empty(), "{findings:?}");
+    }
+
+    #[test]
+    fn json_is_read_as_well_tabs_and_escapes_included() {
+        let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Service\",\n\t\"metadata\": {\n\t\t\"name\": \"a\",\n\
+                    \t\t\"annotations\": {\"x\": \"\\u00e4\\/\\ud83d\\ude00\"}\n\t},\n\t\"spec\": {\"ports\": [{\"port\": 80}]}\n}\n";
+        let (objects, findings) = parsed(text);
+        assert!(findings.is_empty(), "{findings:?}");
+        let annotations = objects.services[0].object.metadata.annotations.as_ref().unwrap();
+        assert_eq!(annotations["x"], "\u{e4}/\u{1f600}");
+        assert_eq!(objects.services[0].lines.port(0), 8);
+    }
+
+    #[test]
+    fn lists_are_read_typed_or_not() {
+        let (objects, findings) = parsed(
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n---\n\
+             apiVersion: v1\nkind: ServiceList\nitems:\n- metadata: {name: b}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSliceList\nitems:\n\
+             - {metadata: {name: c}, addressType: IPv4, endpoints: []}\n",
+        );
+        assert_eq!(names(&objects), ["Service default/a", "Service default/b", "EndpointSlice default/c"]);
+        assert!(findings.is_empty(), "{findings:?}");
+    }
+
+    #[test]
+    fn other_kinds_are_ignored_and_said_so() {
+        let (objects, findings) = parsed(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n---\n\
+             apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\n",
+        );
+        assert!(names(&objects).is_empty());
+        assert_eq!(
+            findings,
+            [
+                r#"info f.yaml:1 Deployment default/web: "apps/v1" is not used by Weir"#,
+                r#"info f.yaml:5 Service default/k: "serving.knative.dev/v1" is not used by Weir"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_known_kind_in_an_unknown_version_is_an_error() {
+        let (objects, findings) = parsed(
+            "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}\n---\n\
+             apiVersion: v2\nkind: Service\nmetadata: {name: b}\n",
+        );
+        assert!(names(&objects).is_empty());
+        assert!(
+            findings[0].starts_with("error f.yaml:1 EndpointSlice default/a: apiVersion"),
+            "{findings:?}"
+        );
+        assert!(findings[1].contains("(write apiVersion: v1)"), "{findings:?}");
+    }
+
+    #[test]
+    fn an_invalid_object_names_its_field_and_line_and_affects_itself_alone() {
+        let (objects, findings) = parsed(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec:\n  ports:\n  - port: 80\n  - port: http\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {name: good}\n",
+        );
+        assert_eq!(names(&objects), ["Service default/good"]);
+        assert_eq!(findings.len(), 1);
+        assert!(
+            findings[0].starts_with("error f.yaml:7 Service default/bad: spec.ports[1].port: invalid type"),
+            "{findings:?}"
+        );
+    }
+
+    #[test]
+    fn a_duplicate_key_faults_its_object_alone() {
+        let (objects, findings) = parsed(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  type: ClusterIP\n  type: NodePort\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {name: b}\n",
+        );
+        assert_eq!(names(&objects), ["Service default/b"]);
+        assert_eq!(findings, ["error f.yaml:6 Service default/a: spec.type: duplicate key"]);
+    }
+
+    #[test]
+    fn an_unknown_field_is_a_warning() {
+        let (objects, findings) =
+            parsed("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  clusterIp: 10.0.0.1\n");
+        assert_eq!(names(&objects), ["Service default/a"]);
+        assert_eq!(
+            findings,
+            [
+                r#"warning f.yaml:5 Service default/a: field "clusterIp" is unknown and ignored (check its spelling and indentation)"#
+            ]
+        );
+    }
+
+    #[test]
+    fn an_object_without_type_or_name_is_an_error() {
+        let (_, findings) = parsed(
+            "- 1\n---\nkind: Service\n---\napiVersion: v1\nkind: Service\n---\n\
+                                    {apiVersion: v1, kind: Service, metadata: {name: \"A B\"}}\n",
+        );
+        assert_eq!(findings.len(), 4);
+        assert!(findings[0].starts_with("error f.yaml:1: not a Kubernetes object"), "{findings:?}");
+        assert!(findings[1].starts_with("error f.yaml:3: not a Kubernetes object"), "{findings:?}");
+        assert!(findings[2].starts_with("error f.yaml:5 Service: metadata.name is missing"), "{findings:?}");
+        assert!(findings[3].contains("is not a valid name"), "{findings:?}");
+    }
+
+    #[test]
+    fn on_and_off_are_words() {
+        let (objects, findings) = parsed(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  annotations:\n    weir.dev/acceleration: off\n",
+        );
+        assert!(findings.is_empty(), "{findings:?}");
+        assert_eq!(
+            objects.services[0].object.metadata.annotations.as_ref().unwrap()["weir.dev/acceleration"],
+            "off"
+        );
+        assert_eq!(objects.services[0].lines.field("weir.dev/acceleration"), 6);
+    }
+
+    #[test]
+    fn a_file_that_does_not_parse_names_the_line() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a\nspec: [\n";
+        let finding = broken(text.as_bytes());
+        assert!(finding.starts_with("error f.yaml:") && finding.contains("cannot be parsed"), "{finding}");
+        assert!(broken(b"apiVersion: v1\n kind: x\n  y").starts_with("error f.yaml:2"), "line 2");
+        assert!(broken(b"a: \xff\xfe\n").contains("cannot be parsed"));
+        assert_eq!(
+            broken(b""),
+            "error f.yaml: the file is empty (a write was cut short? remove it otherwise)"
+        );
+    }
+
+    #[test]
+    fn a_file_of_comments_is_valid() {
+        assert!(names(&parsed("# nothing yet\n---\n").0).is_empty());
+    }
+}
