@@ -16,7 +16,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,8 +43,8 @@ pub struct Builder<'a> {
 
 /// A running agent, killed on drop.
 #[derive(Debug)]
-pub struct Agent<'a> {
-    node: &'a Pod,
+pub struct Agent {
+    node: Arc<Pod>,
     process: Process,
     config: ConfigDir,
     access_log: PathBuf,
@@ -101,17 +104,17 @@ impl<'a> Builder<'a> {
     }
 
     /// Starts it and waits until it is ready.
-    pub fn start(self) -> Result<Agent<'a>> {
+    pub fn start(self) -> Result<Agent> {
         let mut agent = self.launch()?;
         agent.ready()?;
         Ok(agent)
     }
 
     /// Starts it without waiting.
-    pub fn launch(self) -> Result<Agent<'a>> {
+    pub fn launch(self) -> Result<Agent> {
         let process = self.topology.agent().spawn("weir", self.command()?)?;
         let access_log = self.access_log();
-        Ok(Agent { node: self.topology.node(), process, config: self.config, access_log })
+        Ok(Agent { node: Arc::clone(self.topology.node()), process, config: self.config, access_log })
     }
 
     fn access_log(&self) -> PathBuf {
@@ -119,7 +122,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-impl Agent<'_> {
+impl Agent {
     /// Waits for `/readyz`; fails at once, with what it said, when the agent ends instead.
     pub fn ready(&mut self) -> Result<()> {
         let mut ended = None;
@@ -216,6 +219,19 @@ impl Agent<'_> {
     /// SIGTERM.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::TERM)
+    }
+
+    /// Resident memory, bytes.
+    pub fn rss(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// Open file descriptors.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
     /// Waits for its end.

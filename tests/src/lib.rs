@@ -16,7 +16,18 @@ pub mod pod;
 pub mod process;
 pub mod requirements;
 pub mod run;
+pub mod scene;
 pub mod shell;
 pub mod sweep;
 pub mod topology;
 pub mod wait;
+
+/// Ends a test early, and says why, on a machine where the kernel tests cannot run.
+#[macro_export]
+macro_rules! needs_kernel {
+    () => {
+        if !$crate::requirements::kernel_tests() {
+            return Ok(());
+        }
+    };
+}

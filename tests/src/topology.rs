@@ -17,8 +17,8 @@ const REMOTE: u8 = 2;
 /// are dropped, in any order.
 #[derive(Debug)]
 pub struct Topology {
-    node: Pod,
-    agent: Pod,
+    node: Arc<Pod>,
+    agent: Arc<Pod>,
     remote: Option<Pod>,
     pods: Arc<Cgroup>,
     outside: Arc<Cgroup>,
@@ -48,14 +48,16 @@ impl Topology {
         let parents = Arc::new(vec![root]);
         let netns = Arc::new(Netns::new(&format!("{}-node", run.name()))?);
         bridge(&netns, LOCAL)?;
-        let place = |name: &str, cgroup: Arc<Cgroup>| Pod {
-            name: name.to_owned(),
-            v4: v4(LOCAL, 1),
-            v6: v6(LOCAL, 1),
-            cgroup,
-            netns: Arc::clone(&netns),
-            run: Arc::clone(&run),
-            _parents: Arc::clone(&parents),
+        let place = |name: &str, cgroup: Arc<Cgroup>| {
+            Arc::new(Pod {
+                name: name.to_owned(),
+                v4: v4(LOCAL, 1),
+                v6: v6(LOCAL, 1),
+                cgroup,
+                netns: Arc::clone(&netns),
+                run: Arc::clone(&run),
+                _parents: Arc::clone(&parents),
+            })
         };
         let (node, agent) = (place("node", host), place("agent", agent));
         Ok(Self { node, agent, remote: None, pods, outside, parents, run })
@@ -63,13 +65,13 @@ impl Topology {
 
     /// The node's namespace as a host process sees it (its cgroup is no pod's).
     #[must_use]
-    pub const fn node(&self) -> &Pod {
+    pub const fn node(&self) -> &Arc<Pod> {
         &self.node
     }
 
     /// The node's namespace with the cgroup that the agent runs in.
     #[must_use]
-    pub const fn agent(&self) -> &Pod {
+    pub const fn agent(&self) -> &Arc<Pod> {
         &self.agent
     }
 
@@ -112,7 +114,7 @@ impl Topology {
         if self.remote.is_none() {
             self.remote = Some(self.other_node()?);
         }
-        let router = self.remote.as_ref().unwrap_or(&self.node);
+        let router = self.remote.as_ref().unwrap_or(self.node.as_ref());
         self.attach(router, name, REMOTE, host, &self.outside)
     }
 

@@ -3,13 +3,11 @@
 
 use anyhow::Result;
 use std::path::Path;
-use weir_tests::{netns, peer, requirements, topology::Topology};
+use weir_tests::{needs_kernel, netns, peer, topology::Topology};
 
 #[test]
 fn pods_reach_each_other_over_both_families_and_the_other_node_too() -> Result<()> {
-    if !requirements::kernel_tests() {
-        return Ok(());
-    }
+    needs_kernel!();
     let mut topology = Topology::new()?;
     let (client, server) = (topology.pod("client", 10)?, topology.pod("server", 11)?);
     let remote = topology.remote_pod("remote", 11)?;
@@ -25,9 +23,7 @@ fn pods_reach_each_other_over_both_families_and_the_other_node_too() -> Result<(
 
 #[test]
 fn the_scripted_peers_agree_on_every_byte() -> Result<()> {
-    if !requirements::kernel_tests() {
-        return Ok(());
-    }
+    needs_kernel!();
     let topology = Topology::new()?;
     let (client, server) = (topology.pod("client", 10)?, topology.pod("server", 11)?);
     let served = peer::Server::http(&server, 8080)?;
@@ -45,9 +41,7 @@ fn the_scripted_peers_agree_on_every_byte() -> Result<()> {
 
 #[test]
 fn nothing_is_left_of_a_topology() -> Result<()> {
-    if !requirements::kernel_tests() {
-        return Ok(());
-    }
+    needs_kernel!();
     let topology = Topology::new()?;
     let (name, group) = (topology.name().to_owned(), topology.pod_cgroup().parent().unwrap().to_owned());
     let dir = topology.dir().to_owned();

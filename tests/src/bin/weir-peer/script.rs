@@ -5,6 +5,7 @@
 //! - `/pause/MS`: as `/sink`, but reads the body only after so long
 //! - `/hold/FILE` (path with `+` for `/`): as `/sink`, but reads the body once the file exists
 //! - `/bytes/N[?chunked]`: N bytes of pattern N
+//! - `/progress`: JSON with how many body bytes of `/bytes` the kernel has taken so far
 //! - `/trickle/N/MS`: N bytes, so long between two of them
 //! - `/delay/MS`: answers after so long
 //! - `/status/N`: that status
@@ -25,8 +26,18 @@ use crate::{
 use anyhow::{Context, Result};
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Value, json};
-use std::{io::Write, net::TcpStream, path::Path, thread, time::Duration};
+use std::{
+    io::Write,
+    net::TcpStream,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 use weir_tests::{pattern::Pattern, wait};
+
+/// Body bytes of `/bytes` that the kernel has taken, on all connections.
+static SENT: AtomicU64 = AtomicU64::new(0);
 
 /// Answers one request; false when the connection must end.
 pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> Result<bool> {
@@ -58,6 +69,7 @@ pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> 
             match verb {
                 "bytes" => reply.bytes(stream, number().unwrap_or(0), query == "chunked"),
                 "trickle" => reply.trickle(stream, number().unwrap_or(1), number().unwrap_or(1)),
+                "progress" => reply.json(stream, 200, &json!({"sent": SENT.load(Ordering::Relaxed)})),
                 "delay" => {
                     thread::sleep(Duration::from_millis(number().unwrap_or(0)));
                     reply.json(stream, 200, &reply.about(body.length()))
@@ -155,6 +167,7 @@ impl Reply<'_> {
             pattern.fill(&mut piece);
             write_piece(&mut out, &piece, chunked)?;
             stream.write_all(&out)?;
+            SENT.fetch_add(take as u64, Ordering::Relaxed);
             out.clear();
             left -= take as u64;
         }

@@ -42,6 +42,9 @@ pub(crate) struct Transfer {
     /// Shuts down its sending side after the last request.
     #[arg(long)]
     half_close: bool,
+    /// Says on standard error how many body bytes the kernel has taken, after each write.
+    #[arg(long)]
+    progress: bool,
 }
 
 /// Arguments of `weir-peer slow-read`.
@@ -129,6 +132,9 @@ impl Transfer {
             stream.write_all(&out).context("write")?;
             out.clear();
             left -= take;
+            if self.progress {
+                writeln!(std::io::stderr(), "sent {}", size - left)?;
+            }
         }
         if self.chunked {
             out.extend_from_slice(b"0\r\n\r\n");
