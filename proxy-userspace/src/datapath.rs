@@ -13,15 +13,17 @@ mod workloads;
 pub use events::KernelEvent;
 pub use load::LoadOptions;
 pub use selftest::SelfTest;
-pub use stats::{Degraded, KernelStats, MapFill, ProgramStats};
-pub use workloads::WorkloadCounts;
 
-use crate::snapshot::{AccelerationChoice, Snapshot};
+use crate::{
+    config::Acceleration,
+    snapshot::{AccelerationChoice, Snapshot},
+    status::Degraded,
+};
 use anyhow::ensure;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use proxy_common::{
-    abi::{Settings, Upstream},
+    abi::{ACCELERATION_OFF, Settings, Upstream},
     addr::ip_of,
     flow::FlowKey,
 };
@@ -103,6 +105,7 @@ struct Kernel {
     compiled: Mutex<(services::Compiler, services::Tables)>,
     choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
     workloads: Arc<workloads::Workloads>,
+    wanted: Acceleration,
     self_test: Option<SelfTest>,
     degraded: Vec<Degraded>,
     cgroup_root: PathBuf,
@@ -212,12 +215,6 @@ impl Datapath {
         self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.apply(snapshot))
     }
 
-    /// What the kernel half is and does; `None` without one.
-    #[must_use]
-    pub fn stats(&self) -> Option<KernelStats> {
-        self.kernel.as_ref().map(|kernel| kernel.stats())
-    }
-
     /// Forgets workloads whose cgroup is gone; call about once a minute, off the data path.
     pub fn sweep_workloads(&self) {
         if let Some(kernel) = &self.kernel {
@@ -227,6 +224,10 @@ impl Datapath {
 }
 
 impl Kernel {
+    fn accelerates(&self) -> bool {
+        self.settings.lock().acceleration != ACCELERATION_OFF
+    }
+
     /// The workload of the endpoint behind an upstream connection, if the kernel half saw it accept.
     fn endpoint_workload(&self, own: &FlowKey) -> Option<u64> {
         let flow = self.tables.flows.get(own).ok().flatten()?;

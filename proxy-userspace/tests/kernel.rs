@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use clap::Parser;
+use std::sync::Arc;
 use weir::{
     config::{Cli, Command, Config},
     datapath::{Datapath, LoadOptions},
+    metrics::Metrics,
+    status::{Board, Status},
 };
 
 /// Verified instructions that each program may cost: about twice what it costs today.
@@ -28,28 +31,37 @@ fn config(arguments: &[&str]) -> Config {
     }
 }
 
-fn load(arguments: &[&str]) -> Datapath {
+fn load(arguments: &[&str]) -> Status {
     let options = LoadOptions::new(&config(arguments), vec!["127.0.0.1:15001".parse().unwrap()]);
-    Datapath::load(&options, |_| ()).unwrap_or_else(|error| panic!("{error:#}"))
+    let datapath = Datapath::load(&options, |_| ()).unwrap_or_else(|error| panic!("{error:#}"));
+    let board = Board::new(Arc::new(Metrics::default()));
+    datapath.report(&board);
+    board.status()
 }
 
 #[test]
 fn every_program_loads_within_its_verifier_budget() {
-    let stats = load(&["--pod-cgroup", "/"]).stats().unwrap();
+    let kernel = load(&["--pod-cgroup", "/"]).kernel.unwrap();
     for (name, budget) in BUDGET {
-        let program = stats.programs.iter().find(|program| program.name == name).unwrap();
-        println!("{name}: {} of {budget}", program.verified_instructions);
-        assert!(program.verified_instructions > 0, "{name}: the kernel does not say");
-        assert!(program.verified_instructions <= budget, "{name}: {}", program.verified_instructions);
+        let program = kernel.programs.iter().find(|program| program.name == name).unwrap();
+        let verified = program.verified_instructions.unwrap();
+        println!("{name}: {verified} of {budget}");
+        assert!(verified > 0 && verified <= budget, "{name}: {verified} of {budget}");
     }
-    assert_eq!(stats.programs.len(), BUDGET.len());
+    assert_eq!(kernel.programs.len(), BUDGET.len(), "a program has no budget");
 }
 
 #[test]
 fn the_self_test_finds_redirects_whole_on_this_kernel() {
-    let stats = load(&["--pod-cgroup", "/"]).stats().unwrap();
-    let found = stats.self_test.unwrap();
-    println!("{found:?} {:?}", stats.degraded);
-    assert_eq!(found.broken, None);
-    assert_eq!(stats.degraded, []);
+    let status = load(&["--pod-cgroup", "/"]);
+    println!("{:?}", status.mode);
+    assert_eq!(status.degraded, []);
+    assert!(status.mode.self_test.iter().any(|check| check.passed), "{:?}", status.mode.self_test);
+    assert!(status.mode.redirect_to_applications);
+}
+
+#[test]
+fn acceleration_off_redirects_nothing() {
+    let mode = load(&["--pod-cgroup", "/", "--acceleration", "off"]).mode;
+    assert!(!mode.redirect_to_agent && !mode.redirect_to_applications, "{mode:?}");
 }

@@ -1,7 +1,7 @@
 //! Loads, sizes, sets, tests and attaches the kernel half, in that order; and takes it away again.
 
 use super::{
-    Datapath, Degraded, Kernel, SelfTest, Sizes,
+    Datapath, Kernel, SelfTest, Sizes,
     btf::KernelLayout,
     cgroups,
     events::{EventReader, KernelEvent},
@@ -9,7 +9,10 @@ use super::{
     tables::Tables,
     workloads::Workloads,
 };
-use crate::config::{Acceleration, Config, FailurePolicy};
+use crate::{
+    config::{Acceleration, Config, FailurePolicy},
+    status::Degraded,
+};
 use anyhow::{Context, ensure};
 use aya::{
     Ebpf, EbpfLoader,
@@ -130,6 +133,7 @@ impl Datapath {
                 compiled: Mutex::new((services::Compiler::default(), services::Tables::default())),
                 choices: arc_swap::ArcSwap::default(),
                 workloads,
+                wanted: options.acceleration,
                 self_test,
                 degraded,
                 cgroup_root,

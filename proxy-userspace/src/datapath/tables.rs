@@ -60,6 +60,16 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.reader.keys().filter_map(Result::ok).collect()
     }
 
+    /// All values now; a concurrent change may repeat or miss one.
+    pub(super) fn values(&self) -> impl Iterator<Item = V> {
+        self.reader.iter().filter_map(Result::ok).map(|(_, value)| value)
+    }
+
+    /// Its name in the kernel half.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// How many entries there are: walks the keys, about 0.3 us each.
     pub(super) fn len(&self) -> usize {
         self.reader.keys().filter(Result::is_ok).count()

@@ -3,7 +3,7 @@
 //! ioctl(FIONREAD); the trip-wire in the kernel bars it whenever it calls one later.
 
 use super::{cgroups, tables::Tables};
-use crate::{config::Acceleration, snapshot::AccelerationChoice};
+use crate::{config::Acceleration, snapshot::AccelerationChoice, status::WorkloadCounts};
 use parking_lot::Mutex;
 use proxy_common::abi::{WORKLOAD_ADMITTED, WORKLOAD_REFUSED};
 use std::{collections::HashMap, path::Path};
@@ -15,17 +15,6 @@ enum Standing {
     Probation(u32),
     Admitted,
     Barred,
-}
-
-/// Workloads by acceleration state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct WorkloadCounts {
-    /// Still watched.
-    pub probation: usize,
-    /// Sockets may be mapped.
-    pub admitted: usize,
-    /// Found unfit, or refused by annotation.
-    pub barred: usize,
 }
 
 /// The user half's view of probation.
@@ -83,7 +72,7 @@ impl Workloads {
         for standing in self.standings.lock().values() {
             match standing {
                 Standing::Probation(_) => counts.probation += 1,
-                Standing::Admitted => counts.admitted += 1,
+                Standing::Admitted => counts.accelerated += 1,
                 Standing::Barred => counts.barred += 1,
             }
         }
