@@ -28,7 +28,10 @@ pub fn flow_closed(ops: *mut bpf_sock_ops, key: &FlowKey, flow: &Flow) {
             local_port: key.local_port,
             remote_port: key.remote_port,
             retransmits: read_volatile(&raw const (*ops).total_retrans),
-            bytes_sent: read_volatile(&raw const (*ops).bytes_acked).wrapping_add(flow.redirected_tx),
+            // The SYN counts as one acknowledged byte (RFC 9293 section 3.4).
+            bytes_sent: read_volatile(&raw const (*ops).bytes_acked)
+                .saturating_sub(1)
+                .wrapping_add(flow.redirected_tx),
             bytes_received: read_volatile(&raw const (*ops).bytes_received).wrapping_add(flow.redirected_rx),
             duration_ns: bpf_ktime_get_ns().wrapping_sub(flow.connect_ns),
             flow: *flow,
