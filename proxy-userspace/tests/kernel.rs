@@ -45,7 +45,6 @@ fn every_program_loads_within_its_verifier_budget() {
     for (name, budget) in BUDGET {
         let program = kernel.programs.iter().find(|program| program.name == name).unwrap();
         let verified = program.verified_instructions.unwrap();
-        println!("{name}: {verified} of {budget}");
         assert!(verified > 0 && verified <= budget, "{name}: {verified} of {budget}");
     }
     assert_eq!(kernel.programs.len(), BUDGET.len(), "a program has no budget");
@@ -54,7 +53,6 @@ fn every_program_loads_within_its_verifier_budget() {
 #[test]
 fn the_self_test_finds_redirects_whole_on_this_kernel() {
     let status = load(&["--pod-cgroup", "/"]);
-    println!("{:?}", status.mode);
     assert_eq!(status.degraded, []);
     assert!(status.mode.self_test.iter().any(|check| check.passed), "{:?}", status.mode.self_test);
     assert!(status.mode.redirect_to_applications);

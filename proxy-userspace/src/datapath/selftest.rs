@@ -125,7 +125,7 @@ fn bytes_and_order(tables: &Tables) -> anyhow::Result<()> {
     let before = tables.counter(counter::REDIRECTED);
     let mut sent = Vec::new();
     for size in [1_usize, 2, 17, 100, 1000, 4096, 5000, 16_384, 65_536] {
-        let message: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        let message: Vec<u8> = (0..=u8::MAX).cycle().take(size).collect();
         pair.near.write_all(&message).context("write")?;
         sent.extend_from_slice(&message);
     }
