@@ -98,16 +98,18 @@ fn run(ring: Ring, filter: Option<&str>) -> Result<Totals> {
     } else {
         command.arg("--no-fail-fast");
     }
-    match ring {
-        Ring::Host => command.args(["--workspace", "--exclude", "weir-tests"]),
-        Ring::Kernel => command.args(["--package", "weir-tests"]),
-    };
+    // Tests beside the code need nothing; those in a `tests` directory meet the kernel.
+    command.arg("--workspace").args(match ring {
+        Ring::Host => ["--lib", "--bins"],
+        Ring::Kernel => ["--test", "*"],
+    });
     if ring == Ring::Kernel && !exec::is_root() {
         command.env(runner_variable()?, "sudo --preserve-env=CI,PATH,WEIR_REQUIRE_KERNEL,RUST_BACKTRACE");
     }
     command.args(filter);
     println!("{} ring:", if ring == Ring::Host { "host" } else { "kernel" });
-    let (totals, succeeded) = watch(&mut command)?;
+    let (totals, succeeded) =
+        watch(&mut command, if nextest { Totals::of_nextest } else { Totals::of_cargo })?;
     if !succeeded && totals.failed == 0 {
         bail!("the tests could not be run");
     }
@@ -122,7 +124,7 @@ fn runner_variable() -> Result<String> {
 }
 
 /// Runs the tests, shows what they print as they print it, and counts.
-fn watch(command: &mut Command) -> Result<(Totals, bool)> {
+fn watch(command: &mut Command, count: impl Fn(&str) -> Option<Totals>) -> Result<(Totals, bool)> {
     let (reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -137,7 +139,7 @@ fn watch(command: &mut Command) -> Result<(Totals, bool)> {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         writeln!(std::io::stdout(), "{line}")?;
-        if let Some(counted) = Totals::of_line(&line) {
+        if let Some(counted) = count(&without_colour(&line)) {
             totals.add(counted);
         }
     }
@@ -151,25 +153,32 @@ impl Totals {
         self.skipped += other.skipped;
     }
 
-    /// Reads nextest's summary, or one of cargo's own result lines. Tests that a name filter
-    /// leaves out are not counted as skipped.
-    fn of_line(line: &str) -> Option<Self> {
-        let line = without_colour(line);
-        let counts = match line.trim_start().strip_prefix("test result: ") {
-            Some(counts) => counts,
-            None => line.trim_start().strip_prefix("Summary [")?.split_once(" run: ")?.1,
-        };
-        let count = |what: &str| {
-            let (before, _) = counts.split_once(what)?;
-            before.trim_end().rsplit([' ', '(']).next()?.parse::<u32>().ok()
-        };
-        let failed = [" failed", " timed out", " exec failed"].into_iter().filter_map(count).max();
+    /// Reads the line in which nextest sums up. What a name filter leaves out is not counted as
+    /// skipped.
+    fn of_nextest(line: &str) -> Option<Self> {
+        let counts = line.trim_start().strip_prefix("Summary [")?.split_once(" run: ")?.1;
+        let failed = [" failed", " timed out", " exec failed"].map(|what| number_before(counts, what));
         Some(Self {
-            passed: count(" passed")?,
-            failed: failed.unwrap_or(0),
-            skipped: count(" ignored").unwrap_or(0),
+            passed: number_before(counts, " passed")?,
+            failed: failed.into_iter().flatten().sum(),
+            skipped: 0,
         })
     }
+
+    /// Reads the line in which one of cargo's test programs sums up.
+    fn of_cargo(line: &str) -> Option<Self> {
+        let counts = line.strip_prefix("test result: ")?;
+        Some(Self {
+            passed: number_before(counts, " passed")?,
+            failed: number_before(counts, " failed")?,
+            skipped: number_before(counts, " ignored")?,
+        })
+    }
+}
+
+fn number_before(text: &str, what: &str) -> Option<u32> {
+    let (before, _) = text.split_once(what)?;
+    before.rsplit([' ', '(']).next()?.parse().ok()
 }
 
 /// Terminal colours are `ESC [ ... m`.
@@ -182,20 +191,30 @@ fn without_colour(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Totals;
+    use super::{Totals, without_colour};
 
     #[test]
     fn nextests_summary_is_counted() {
         let line = "     Summary [   0.010s] 22 tests run: 20 passed (1 slow), 2 failed, 7 skipped";
-        assert_eq!(Totals::of_line(line), Some(Totals { passed: 20, failed: 2, skipped: 0 }));
-        let timed_out = "\u{1b}[31;1m     Summary\u{1b}[0m [ 9s] 2 tests run: \u{1b}[1m1\u{1b}[0m passed, 1 timed out, 0 skipped";
-        assert_eq!(Totals::of_line(timed_out), Some(Totals { passed: 1, failed: 1, skipped: 0 }));
+        assert_eq!(Totals::of_nextest(line), Some(Totals { passed: 20, failed: 2, skipped: 0 }));
+        let line = "     Summary [ 9s] 3 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped";
+        assert_eq!(Totals::of_nextest(line), Some(Totals { passed: 1, failed: 2, skipped: 0 }));
+    }
+
+    #[test]
+    fn what_a_test_program_says_within_nextest_is_not_counted() {
+        assert_eq!(Totals::of_nextest("    test result: FAILED. 0 passed; 1 failed; 0 ignored"), None);
     }
 
     #[test]
     fn cargos_result_lines_are_counted() {
-        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 10 filtered out; finished in 0.13s";
-        assert_eq!(Totals::of_line(line), Some(Totals { passed: 12, failed: 2, skipped: 1 }));
-        assert_eq!(Totals::of_line("12 passed; 2 failed"), None);
+        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 10 filtered out";
+        assert_eq!(Totals::of_cargo(line), Some(Totals { passed: 12, failed: 2, skipped: 1 }));
+        assert_eq!(Totals::of_cargo("12 passed; 2 failed"), None);
+    }
+
+    #[test]
+    fn colours_do_not_hide_a_summary() {
+        assert_eq!(without_colour("\u{1b}[31;1mSummary\u{1b}[0m [ 9s]"), "Summary [ 9s]");
     }
 }
