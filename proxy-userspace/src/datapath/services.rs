@@ -101,3 +101,108 @@ pub(super) fn changes<'a, K: Eq + std::hash::Hash, V: PartialEq>(
         remove: old.keys().filter(|key| !new.contains_key(key)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::snapshot::{AccelerationChoice, Endpoint as ClusterEndpoint, Protocol, Timeouts};
+
+    fn cluster(name: &str, lane: Lane, frontends: &[&str], endpoints: &[(&str, bool)]) -> Arc<Cluster> {
+        let endpoint = |&(addr, ready): &(&str, bool)| ClusterEndpoint {
+            addr: addr.parse().unwrap(),
+            ready,
+            serving: ready,
+            terminating: false,
+            workload: None,
+            node: None,
+        };
+        Arc::new(Cluster {
+            name: name.into(),
+            namespace: "default".into(),
+            service: name.into(),
+            port_name: None,
+            port: 8080,
+            node_port: None,
+            lane,
+            protocol: Protocol::Detect,
+            frontends: frontends.iter().map(|addr| addr.parse().unwrap()).collect(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            timeouts: Timeouts::default(),
+            acceleration: AccelerationChoice::Default,
+        })
+    }
+
+    fn snapshot(clusters: &[Arc<Cluster>]) -> Snapshot {
+        let frontends =
+            |c: &Arc<Cluster>| c.frontends.iter().map(|f| (*f, Arc::clone(c))).collect::<Vec<_>>();
+        Snapshot {
+            clusters: clusters.to_vec(),
+            by_frontend: clusters.iter().flat_map(frontends).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn only_ready_endpoints_of_the_frontends_family_are_compiled() {
+        let web = cluster(
+            "web",
+            Lane::Steer,
+            &["10.96.0.10:8080", "[fd00::10]:8080"],
+            &[("10.244.1.11:8080", true), ("10.244.1.12:8080", false), ("[fd00::11]:8080", true)],
+        );
+        let tables = Compiler::default().compile(&snapshot(&[web]));
+        assert_eq!(tables.services.len(), 2);
+        for (key, service) in &tables.services {
+            assert_eq!((service.lane, service.endpoints), (LANE_STEER, 1));
+            let endpoint = tables.endpoints[&Key(EndpointKey { service: service.id, index: 0 })];
+            let v4 = proxy_common::addr::unmapped(&key.0.addr).is_some();
+            assert_eq!(proxy_common::addr::unmapped(&endpoint.addr).is_some(), v4);
+        }
+        assert_eq!(tables.endpoints.len(), 2);
+    }
+
+    #[test]
+    fn every_service_finds_all_its_endpoints() {
+        let clusters: Vec<_> = (1..20)
+            .map(|n| {
+                let addrs: Vec<String> = (0..n).map(|e| format!("10.1.{n}.{e}:80")).collect();
+                let endpoints: Vec<_> = addrs.iter().map(|addr| (addr.as_str(), true)).collect();
+                cluster(&format!("s{n}"), Lane::Pass, &[&format!("10.96.0.{n}:80")], &endpoints)
+            })
+            .collect();
+        let tables = Compiler::default().compile(&snapshot(&clusters));
+        for service in tables.services.values() {
+            for index in 0..service.endpoints {
+                assert!(tables.endpoints.contains_key(&Key(EndpointKey { service: service.id, index })));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unchanged_service_compiles_to_the_same_entries() {
+        let (a, b) = (
+            cluster("a", Lane::Pass, &["10.96.0.1:80"], &[("10.1.0.1:80", true)]),
+            cluster("b", Lane::Pass, &["10.96.0.2:80"], &[("10.1.0.2:80", true)]),
+        );
+        let mut compiler = Compiler::default();
+        let both = compiler.compile(&snapshot(&[a, Arc::clone(&b)]));
+        let one = compiler.compile(&snapshot(&[b]));
+        let services = changes(&both.services, &one.services);
+        assert!(services.set.is_empty(), "{services:?}");
+        assert_eq!(services.remove.len(), 1);
+        assert_eq!(changes(&both.endpoints, &one.endpoints).remove.len(), 1);
+    }
+
+    #[test]
+    fn an_endpoints_own_address_is_steered_without_a_choice() {
+        let web = cluster("web", Lane::Steer, &[], &[("10.244.1.11:8080", true)]);
+        let mut snapshot = snapshot(&[Arc::clone(&web)]);
+        snapshot.by_endpoint.insert("10.244.1.11:8080".parse().unwrap(), web);
+        let tables = Compiler::default().compile(&snapshot);
+        assert_eq!(
+            tables.services.values().collect::<Vec<_>>(),
+            [&Service { lane: LANE_STEER, id: 0, endpoints: 0 }]
+        );
+    }
+}
