@@ -270,3 +270,6 @@ impl Metrics {
         all.map(|(lane, count)| (lane.label().to_owned(), count)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
