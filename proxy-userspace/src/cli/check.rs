@@ -119,7 +119,10 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         let file = dir.path().join("a.yaml").display().to_string();
         assert!(lines[0].starts_with(&format!("error {file}:8 Service default/s: port 0 ")), "{text}");
-        assert!(lines.last().unwrap().starts_with(&format!("info {file}:1 Deployment default/d: ")), "{text}");
+        assert!(
+            lines.last().unwrap().starts_with(&format!("info {file}:1 Deployment default/d: ")),
+            "{text}"
+        );
         assert_eq!(report.errors, 1);
         assert_eq!(lines.len(), report.errors + report.warnings + report.infos);
     }

@@ -61,11 +61,7 @@ struct Retry {
 impl Watch {
     /// Reads `dir`. An error where the directory or a file cannot be read; what else is wrong is
     /// logged.
-    pub fn open(
-        dir: &Path,
-        options: BuildOptions,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, super::ReadError> {
+    pub fn open(dir: &Path, options: BuildOptions, metrics: Arc<Metrics>) -> Result<Self, super::ReadError> {
         let (reading, seen) = read_with_scan(dir);
         let (objects, findings) = reading?;
         let mut watch = Self {
@@ -388,10 +384,14 @@ mod tests {
             assert_eq!(fixture.frontend(), "10.96.0.1:8080");
             assert_eq!(fixture.current.load().generation, 1);
         }
-        assert!(fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 0"));
+        assert!(
+            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 0")
+        );
         fixture.write("a.yaml", &service("a", 3));
         eventually("the repair", || fixture.frontend() == "10.96.0.3:8080");
-        assert!(fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 1"));
+        assert!(
+            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 1")
+        );
     }
 
     #[test]
