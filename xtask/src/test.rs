@@ -118,8 +118,7 @@ fn run(ring: Ring, filter: Option<&str>) -> Result<Totals> {
 
 /// The variable by which cargo and nextest learn what to start test programs with.
 fn runner_variable() -> Result<String> {
-    let version = exec::output(Command::new("rustc").current_dir(exec::root()).arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    let host = build::host_triple()?;
     Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")))
 }
 
