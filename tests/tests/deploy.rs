@@ -75,7 +75,8 @@ fn the_agent_knows_every_argument_and_variable_of_the_daemonset() -> Result<()> 
         let name = variable["name"].as_str().unwrap();
         assert!(help.contains(&format!("[env: {name}=")), "{name}");
     }
-    let arguments: Vec<_> = container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let arguments: Vec<_> =
+        container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!(arguments[0], "run");
     for argument in &arguments[1..] {
         let name = argument.split('=').next().unwrap();
