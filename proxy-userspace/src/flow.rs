@@ -234,6 +234,3 @@ impl Observer {
         self.access_log.write(record);
     }
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

@@ -3,11 +3,9 @@
 
 mod bench;
 mod build;
-mod clean_host;
 mod exec;
 mod lint;
 mod setup;
-mod test;
 mod tidy;
 
 use clap::Parser;
@@ -21,12 +19,11 @@ enum Verb {
     Setup(setup::Args),
     /// Build the kernel half, then the host programs with the kernel half inside.
     Build(build::Args),
-    /// Test everything; what needs root runs under sudo.
-    Test(test::Args),
-    /// Remove what a crashed run left behind.
-    CleanHost(clean_host::Args),
     /// Measure the datapath against iptables and against no proxy at all.
     Bench(bench::Args),
+    /// What `bench` runs as root.
+    #[command(hide = true)]
+    BenchMeasure(bench::Args),
     /// The benchmark's load generator.
     #[command(hide = true)]
     BenchClient(bench::load::client::Args),
@@ -41,9 +38,8 @@ fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Setup(args) => setup::setup(&args),
         Verb::Build(args) => build::build(&args),
-        Verb::Test(args) => test::test(&args),
-        Verb::CleanHost(args) => clean_host::clean_host(&args),
         Verb::Bench(args) => bench::bench(&args),
+        Verb::BenchMeasure(args) => bench::measure(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),
         Verb::BenchServer(args) => bench::load::server::serve(&args),
         Verb::Lint(args) => lint::lint(&args),

@@ -84,8 +84,7 @@ fn check(file: &Path, text: &str, architecture: &str) -> Vec<Finding> {
     findings.extend(empty_names(&source));
     findings.extend(bare_unsafe(&source));
     findings.extend(unfinished(&source));
-    // The scripted peer is slow on purpose.
-    if file.starts_with("tests") && !file.starts_with("tests/src/bin") {
+    if file.starts_with("tests") {
         findings.extend(sleeps(&source, &functions));
     }
     if file.starts_with("proxy-ebpf") {

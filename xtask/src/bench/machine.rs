@@ -1,7 +1,10 @@
-//! What the machine as a whole did: CPU time with softirqs, memory, what it is.
+//! The machine as a whole: CPU time with softirqs, memory, what it is.
 
 use anyhow::{Context, Result};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 /// What `/proc/stat` counts in, milliseconds: USER_HZ is 100 wherever Linux runs today.
 const JIFFY_MS: u64 = 10;
@@ -32,7 +35,7 @@ struct Stat {
 impl Busy {
     /// Reads the counters.
     pub(crate) fn now() -> Result<Self> {
-        let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
         Ok(Self { at: Instant::now(), stat: Stat::parse(&text)? })
     }
 
@@ -65,6 +68,46 @@ impl Stat {
     }
 }
 
+/// Memory of the kernel at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KernelMemory {
+    /// Buffers of all TCP sockets.
+    pub(crate) tcp_kib: u64,
+    /// All slab caches.
+    pub(crate) slab_kib: u64,
+}
+
+impl KernelMemory {
+    /// Reads the counters.
+    pub(crate) fn now() -> Result<Self> {
+        let sockets = fs::read_to_string("/proc/net/sockstat").context("/proc/net/sockstat")?;
+        let memory = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+        let pages = tcp_pages(&sockets).context("/proc/net/sockstat has no TCP mem")?;
+        let page_kib = u64::try_from(rustix::param::page_size())? / 1024;
+        let slab_kib = kib(&memory, "Slab:").context("/proc/meminfo has no Slab")?;
+        Ok(Self { tcp_kib: pages * page_kib, slab_kib })
+    }
+}
+
+/// Largest resident size that a process has had.
+pub(crate) fn peak_rss_kib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    kib(&text, "VmHWM:").with_context(|| format!("{path} has no VmHWM"))
+}
+
+/// The number in a line like `Slab:  1234 kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The pages in a line like `TCP: inuse 5 orphan 0 tw 0 alloc 9 mem 3`.
+fn tcp_pages(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP: "))?;
+    line.split_ascii_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -78,5 +121,12 @@ mod tests {
         let used = Used::between(before, after, Duration::from_secs(1));
         assert_eq!(used.time, Duration::from_millis(1400));
         assert!((used.share - 0.7).abs() < 1e-9);
+    }
+
+    #[test]
+    fn memory_is_read_from_the_kernels_tables() {
+        assert_eq!(kib("MemTotal: 9 kB\nSlab:    1234 kB\n", "Slab:"), Some(1234));
+        let sockets = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 9 mem 3\nUDP: inuse 1 mem 7\n";
+        assert_eq!(tcp_pages(sockets), Some(3));
     }
 }

@@ -5,7 +5,7 @@ use super::{
     connection::{Connection, Step, Target},
     pace::Pace,
 };
-use crate::bench::machine::Busy;
+use crate::bench::machine::{Busy, KernelMemory};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use rustix::{
@@ -28,7 +28,7 @@ const MAX_LATENCY_NS: u64 = 60_000_000_000;
 const TIMER: u64 = u64::MAX;
 
 /// Arguments of the hidden verb `bench-client`.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, PartialEq, Debug)]
 pub(crate) struct Args {
     /// Where requests go.
     #[arg(long)]
@@ -78,6 +78,28 @@ pub(crate) struct Measured {
     pub(crate) cpu_us_per_req: f64,
     /// Share of all CPUs that was busy within the window, 0 to 1.
     pub(crate) cpu_busy: f64,
+    /// Buffers of all TCP sockets at the window's end.
+    pub(crate) tcp_mem_kib: u64,
+    /// The kernel's slab caches at the window's end.
+    pub(crate) slab_kib: u64,
+}
+
+impl Args {
+    /// The same as words for a command line.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let Self { target, conns, body, close, rate, warmup_ms, window_ms, threads } = self;
+        let mut words = vec![
+            format!("--target={target}"),
+            format!("--conns={conns}"),
+            format!("--body={body}"),
+            format!("--warmup-ms={warmup_ms}"),
+            format!("--window-ms={window_ms}"),
+            format!("--threads={threads}"),
+        ];
+        words.extend(close.then(|| "--close".to_owned()));
+        words.extend(rate.map(|rate| format!("--rate={rate}")));
+        words
+    }
 }
 
 /// Runs the load and prints what was measured.
@@ -91,7 +113,7 @@ fn measure(args: &Args) -> Result<Measured> {
     let window = Duration::from_millis(args.window_ms);
     let begin = Instant::now() + Duration::from_millis(args.warmup_ms);
     let end = begin + window;
-    let (tally, busy) = std::thread::scope(|scope| {
+    let (tally, busy, memory) = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
             .map(|index| scope.spawn(move || Loop::new(args, index, begin, end)?.run()))
             .collect();
@@ -99,6 +121,7 @@ fn measure(args: &Args) -> Result<Measured> {
         let before = Busy::now()?;
         std::thread::sleep(end.saturating_duration_since(Instant::now()));
         let busy = before.until_now()?;
+        let memory = KernelMemory::now()?;
         let mut all = Tally::new()?;
         for thread in threads {
             match thread.join() {
@@ -106,7 +129,7 @@ fn measure(args: &Args) -> Result<Measured> {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Ok::<_, anyhow::Error>((all, busy))
+        Ok::<_, anyhow::Error>((all, busy, memory))
     })?;
     let requests = tally.latency.len();
     ensure!(requests > 0, "no request was answered within {window:?}");
@@ -123,6 +146,8 @@ fn measure(args: &Args) -> Result<Measured> {
         max_us: micros(tally.latency.max()),
         cpu_us_per_req: busy.time.as_secs_f64() * 1e6 / count,
         cpu_busy: busy.share,
+        tcp_mem_kib: memory.tcp_kib,
+        slab_kib: memory.slab_kib,
     })
 }
 
@@ -277,5 +302,34 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn arguments_survive_the_command_line() {
+        let args = Args {
+            target: "10.96.0.10:8080".parse().unwrap(),
+            conns: 7,
+            body: 16,
+            close: true,
+            rate: Some(12.5),
+            warmup_ms: 1,
+            window_ms: 2,
+            threads: 3,
+        };
+        let words = std::iter::once("bench-client".to_owned()).chain(args.words());
+        assert_eq!(Line::try_parse_from(words).unwrap().args, args);
     }
 }

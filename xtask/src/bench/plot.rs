@@ -1,0 +1,182 @@
+//! The figures as a picture: bars with their range over the rounds, and open-loop latency.
+
+use super::{
+    plan::{HEADLINE, Shape, Variant},
+    results::{Case, Metric, OpenLoop, spread, variants},
+};
+use anyhow::{Result, anyhow};
+use plotters::{coord::Shift, prelude::*};
+use std::path::Path;
+
+const SIZE: (u32, u32) = (1500, 1000);
+const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+const THEIRS: RGBColor = RGBColor(0x9e, 0x9e, 0x9e);
+/// Colours of p50, p99 and p99.9.
+const QUANTILES: [(&str, RGBColor, Reading); 3] = [
+    ("p50", RGBColor(0x2c, 0xa0, 0x2c), |open| open.measured.p50_us),
+    ("p99", RGBColor(0xff, 0x7f, 0x0e), |open| open.measured.p99_us),
+    ("p99.9", RGBColor(0xd6, 0x27, 0x28), |open| open.measured.p999_us),
+];
+
+type Reading = fn(&OpenLoop) -> f64;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws requests a second, CPU per request and latency at 32 connections and 100 B.
+pub(super) fn draw(path: &Path, cases: &[Case]) -> Result<()> {
+    let close = Shape { reuse: false, ..HEADLINE };
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let drawn = (|| {
+        root.fill(&WHITE).map_err(failed)?;
+        let panels = root.split_evenly((2, 2));
+        let [rps, cpu, rps_close, latency] = panels.as_slice() else { return Err(anyhow!("four panels")) };
+        bars(rps, "requests/s, 32 connections, keep-alive, 100 B", cases, HEADLINE, Metric::Rps)?;
+        bars(
+            cpu,
+            "CPU us per request (whole machine), 32 connections, keep-alive, 100 B",
+            cases,
+            HEADLINE,
+            Metric::Cpu,
+        )?;
+        bars(
+            rps_close,
+            "requests/s, 32 connections, connection per request, 100 B",
+            cases,
+            close,
+            Metric::Rps,
+        )?;
+        latencies(latency, cases)?;
+        root.present().map_err(failed)
+    })();
+    drawn.map_err(|error: anyhow::Error| error.context(format!("draw {}", path.display())))
+}
+
+/// One bar a variant: the median, with a line from the smallest to the largest round.
+fn bars(area: &Area<'_>, title: &str, cases: &[Case], shape: Shape, metric: Metric) -> Result<()> {
+    let bars: Vec<_> = variants(cases)
+        .into_iter()
+        .filter_map(|variant| {
+            let these = cases.iter().filter(|case| case.variant == variant && case.shape == shape);
+            Some((variant, spread(these.map(|case| metric.of(case)))?))
+        })
+        .collect();
+    let top = bars.iter().map(|(_, value)| value.max).fold(0.0, f64::max) * 1.1;
+    if bars.is_empty() || top <= 0.0 {
+        return Ok(());
+    }
+    let names: Vec<_> = bars.iter().map(|(variant, _)| *variant).collect();
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(48)
+        .y_label_area_size(64)
+        .build_cartesian_2d((0..names.len()).into_segmented(), 0.0..top)
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(names.len())
+        .x_label_formatter(&|place| label(place, &names))
+        .x_label_style(("sans-serif", 11))
+        .draw()
+        .map_err(failed)?;
+    let rectangles = bars.iter().enumerate().map(|(place, (variant, value))| {
+        let corners = [(SegmentValue::Exact(place), 0.0), (SegmentValue::Exact(place + 1), value.median)];
+        let mut bar = Rectangle::new(corners, colour(*variant).filled());
+        bar.set_margin(0, 0, 10, 10);
+        bar
+    });
+    chart.draw_series(rectangles).map_err(failed)?;
+    let ranges = bars.iter().enumerate().map(|(place, (_, value))| {
+        let place = SegmentValue::CenterOf(place);
+        ErrorBar::new_vertical(place, value.min, value.median, value.max, BLACK.filled(), 12)
+    });
+    chart.draw_series(ranges).map_err(failed)?;
+    Ok(())
+}
+
+/// Open-loop quantiles on a logarithmic scale, with their range.
+fn latencies(area: &Area<'_>, cases: &[Case]) -> Result<()> {
+    let open = |variant: Variant| {
+        let these = cases.iter().filter(move |case| case.variant == variant && case.shape == HEADLINE);
+        these.filter_map(|case| case.open_loop.as_ref())
+    };
+    let names: Vec<_> =
+        variants(cases).into_iter().filter(|variant| open(*variant).next().is_some()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let top =
+        names.iter().flat_map(|variant| open(*variant)).map(|open| open.measured.p999_us).fold(1.0, f64::max);
+    let mut chart = ChartBuilder::on(area)
+        .caption(
+            "open-loop latency in us at half of each path's saturation, keep-alive, 100 B",
+            ("sans-serif", 18),
+        )
+        .margin(12)
+        .x_label_area_size(48)
+        .y_label_area_size(64)
+        .build_cartesian_2d((0..names.len()).into_segmented(), (10.0..top * 1.5).log_scale())
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(names.len())
+        .x_label_formatter(&|place| label(place, &names))
+        .x_label_style(("sans-serif", 11))
+        .draw()
+        .map_err(failed)?;
+    for (name, colour, of) in QUANTILES {
+        let points = names.iter().enumerate().filter_map(|(place, variant)| {
+            let value = spread(open(*variant).map(of))?;
+            let place = SegmentValue::CenterOf(place);
+            Some(ErrorBar::new_vertical(place, value.min, value.median, value.max, colour.filled(), 16))
+        });
+        chart
+            .draw_series(points)
+            .map_err(failed)?
+            .label(name)
+            .legend(move |(x, y)| Circle::new((x + 8, y), 5, colour.filled()));
+    }
+    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw().map_err(failed)?;
+    Ok(())
+}
+
+fn label(place: &SegmentValue<usize>, names: &[Variant]) -> String {
+    let index = match place {
+        SegmentValue::CenterOf(index) | SegmentValue::Exact(index) => *index,
+        SegmentValue::Last => return String::new(),
+    };
+    names.get(index).map_or_else(String::new, ToString::to_string)
+}
+
+fn colour(variant: Variant) -> RGBColor {
+    if variant.path.name().starts_with("ebpf") { OURS } else { THEIRS }
+}
+
+/// Drawing errors do not live long enough to be passed on.
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("{error}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::bench::{plan, results::tests::case};
+
+    #[test]
+    fn the_picture_names_every_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("datapath.svg");
+        let paths = [plan::Path::Direct, plan::Path::EbpfRedirect];
+        let mut cases: Vec<_> = paths.map(|path| case(path, 1, HEADLINE, 1000.0)).into();
+        for case in &mut cases {
+            case.open_loop = Some(OpenLoop { rate: 500.0, measured: case.measured });
+        }
+        draw(&file, &cases).unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
+        for name in ["direct", "ebpf-redirect", "p99.9"] {
+            assert!(text.contains(name), "{name}");
+        }
+    }
+}
