@@ -16,6 +16,19 @@ macro_rules! abi {
         #[allow(unsafe_code)]
         // SAFETY: `#[repr(C)]`, integers only, and the asserted size leaves no implicit padding.
         unsafe impl aya::Pod for $name {}
+        #[cfg(feature = "user")]
+        impl $name {
+            /// Reads one from the front of a record; `None` when it is too short.
+            #[must_use]
+            #[allow(unsafe_code)]
+            pub fn decode(record: &[u8]) -> Option<Self> {
+                (record.len() >= $size).then(|| {
+                    // SAFETY: the record is long enough, every bit pattern of the fields is valid, and
+                    // the read does not ask for alignment.
+                    unsafe { core::ptr::read_unaligned(record.as_ptr().cast::<Self>()) }
+                })
+            }
+        }
     )*};
 }
 
@@ -123,7 +136,9 @@ abi! {
     }
 
     /// A socket in the socket map, keyed by its own [`crate::flow::FlowKey`].
-    SocketState [24] {
+    SocketState [32] {
+        /// All bytes redirected by this socket.
+        redirected: u64,
         /// Bytes redirected by this socket since its peer last spoke.
         turn_bytes: u32,
         /// What `turn_bytes` may reach.
@@ -139,10 +154,11 @@ abi! {
         opener: u32,
     }
 
-    /// What probation knows of a workload, keyed by cgroup v2 id.
+    /// What the kernel half saw a workload do, keyed by cgroup v2 id. Only the kernel half writes it
+    /// after creation; admission is a table of its own, so that neither half overwrites the other.
     Workload [16] {
-        /// A `WORKLOAD_*` value.
-        state: u32,
+        /// 1: it tripped the wire.
+        barred: u32,
         /// splice(2) calls seen.
         splices: u32,
         /// ioctl(FIONREAD) calls seen.
@@ -229,8 +245,8 @@ abi! {
         cgroup_id: u64,
         /// The calling process.
         pid: u32,
-        /// The state it had before: tells probation from trip-wire.
-        was: u32,
+        /// Whether it had been admitted: tells the trip-wire (1) from probation (0).
+        admitted: u32,
     }
 }
 
@@ -265,12 +281,10 @@ pub const CLOSE_TIMEOUT: u32 = 3;
 /// The handshake never completed.
 pub const CLOSE_UNCONNECTED: u32 = 4;
 
-/// Watched: relayed by plain TCP.
-pub const WORKLOAD_PROBATION: u32 = 0;
-/// Its sockets may enter the socket map.
-pub const WORKLOAD_ACCELERATED: u32 = 1;
-/// Found unfit, in probation or by the trip-wire, or by annotation.
-pub const WORKLOAD_BARRED: u32 = 2;
+/// Value in the table of admitted workloads: its sockets may enter the socket map.
+pub const WORKLOAD_ADMITTED: u32 = 1;
+/// Value in the table of admitted workloads: never, by annotation.
+pub const WORKLOAD_REFUSED: u32 = 2;
 
 /// No socket enters the socket map.
 pub const ACCELERATION_OFF: u32 = 0;

@@ -4,7 +4,7 @@ use crate::addr::AddrWords;
 
 /// Names a socket by its own view of its connection. The peer's socket is [`FlowKey::reversed`].
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowKey {
     /// The socket's own address, network order, IPv4 mapped.
     pub local: AddrWords,
@@ -29,6 +29,13 @@ impl FlowKey {
         }
     }
 }
+
+const _: () = assert!(core::mem::size_of::<FlowKey>() == 36);
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code)]
+// SAFETY: `#[repr(C)]`, integers only, and the asserted size leaves no implicit padding.
+unsafe impl aya::Pod for FlowKey {}
 
 #[cfg(feature = "user")]
 impl FlowKey {

@@ -1,8 +1,36 @@
 //! The kernel half as the rest of the agent sees it. Only this module knows aya (invariant I4).
 
-use crate::snapshot::Snapshot;
-use proxy_common::flow::FlowKey;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod btf;
+mod cgroups;
+mod events;
+mod load;
+mod selftest;
+mod services;
+mod stats;
+mod tables;
+mod workloads;
+
+pub use events::KernelEvent;
+pub use load::LoadOptions;
+pub use selftest::SelfTest;
+
+use crate::{
+    config::Acceleration,
+    snapshot::{AccelerationChoice, Snapshot},
+    status::Degraded,
+};
+use anyhow::ensure;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use proxy_common::{
+    abi::{ACCELERATION_OFF, Settings, Upstream},
+    addr::ip_of,
+    flow::FlowKey,
+};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// Workloads that the kernel half can watch; `maps.rs` sizes its tables alike.
+const MAX_WORKLOADS: u32 = 16_384;
 
 /// What the kernel recorded about a steered connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +63,8 @@ pub enum UpstreamLane {
 pub struct Settled {
     /// The lane it got.
     pub lane: UpstreamLane,
-    /// The endpoint's workload, where its socket is on this node and still on probation.
+    /// The endpoint's workload, where its socket is on this node and not mapped.
     pub watched: Option<u64>,
-}
-
-/// A handle on the loaded kernel half; clones share it. Without a kernel half (steering by
-/// iptables) every call answers "plain".
-#[derive(Clone, Debug)]
-pub struct Datapath {
-    _inner: Arc<()>,
 }
 
 /// Why a kernel table could not be read or written.
@@ -59,46 +80,196 @@ pub enum DatapathError {
     },
 }
 
+/// A handle on the loaded kernel half; clones share it. Without a kernel half (steering by
+/// iptables) every call answers "plain".
+#[derive(Clone, Debug)]
+pub struct Datapath {
+    kernel: Option<Arc<Kernel>>,
+}
+
+/// How many entries each table has room for.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    services: u32,
+    flows: u32,
+    flow_records: u32,
+    sockets: u32,
+}
+
+/// The loaded kernel half.
+struct Kernel {
+    ebpf: Mutex<aya::Ebpf>,
+    tables: tables::Tables,
+    sizes: Sizes,
+    settings: Mutex<Settings>,
+    compiled: Mutex<(services::Compiler, services::Tables)>,
+    choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
+    workloads: Arc<workloads::Workloads>,
+    wanted: Acceleration,
+    self_test: Option<SelfTest>,
+    degraded: Vec<Degraded>,
+    cgroup_root: PathBuf,
+    pod_parent: PathBuf,
+    /// Keeps the kernel counting program run time.
+    _run_time: Option<std::os::fd::OwnedFd>,
+    events: Mutex<Option<events::EventReader>>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("sizes", &self.sizes).finish_non_exhaustive()
+    }
+}
+
 impl Datapath {
     /// No kernel half: every connection is plain.
     #[must_use]
     pub fn plain() -> Self {
-        Self { _inner: Arc::new(()) }
+        Self { kernel: None }
     }
 
     /// What the client of an accepted connection asked for; `None` when the kernel half did not
     /// steer it. `peer` and `local` are the accepted socket's addresses. One map lookup.
-    pub fn steered(&self, _peer: SocketAddr, _local: SocketAddr) -> Result<Option<Steered>, DatapathError> {
-        Ok(None)
+    pub fn steered(&self, peer: SocketAddr, local: SocketAddr) -> Result<Option<Steered>, DatapathError> {
+        let Some(kernel) = &self.kernel else { return Ok(None) };
+        let Some(flow) = kernel.tables.flows.get(&FlowKey::new(peer, local))? else { return Ok(None) };
+        let handshake = flow.established_ns.checked_sub(flow.connect_ns).filter(|_| flow.established_ns != 0);
+        Ok(Some(Steered {
+            orig_dst: SocketAddr::new(ip_of(&flow.addr), flow.port),
+            cgroup_id: flow.cgroup_id,
+            pid: flow.pid,
+            netns_cookie: flow.netns_cookie,
+            handshake: handshake.map(Duration::from_nanos),
+            mapped: flow.mapped != 0,
+        }))
     }
 
     /// Call before the first byte of an answer that is larger than the cap or of unknown length:
     /// takes the client's socket out of the socket map where nothing can be lost by it. `client`
     /// is the key of the *client's* socket (local = client). True when the socket is plain now.
-    pub fn before_large_answer(&self, _client: &FlowKey) -> bool {
-        true
+    ///
+    /// A client with redirected data unread (it pipelines) stays mapped: leaving the map would drop
+    /// what it has not read. The kernel half's cap then moves the answer to TCP.
+    pub fn before_large_answer(&self, client: &FlowKey) -> bool {
+        let Some(kernel) = &self.kernel else { return true };
+        let left = match kernel.tables.states.get(client) {
+            Ok(None) => Ok(true),
+            Ok(Some(state)) if state.unread == 0 => kernel.tables.unmap(client).map(|_| true),
+            Ok(Some(_)) => Ok(false),
+            Err(error) => Err(error),
+        };
+        left.unwrap_or_else(|error| {
+            tracing::warn!(?client, %error, "cannot take a client's socket out of the socket map");
+            false
+        })
     }
 
     /// Call with a new upstream socket's cookie before it connects: the kernel half never steers
     /// it, times it, and maps it if `wanted` says so and the endpoint's workload allows.
-    pub fn announce_upstream(&self, _cookie: u64, _wanted: UpstreamLane) -> Result<(), DatapathError> {
-        Ok(())
+    pub fn announce_upstream(&self, cookie: u64, wanted: UpstreamLane) -> Result<(), DatapathError> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let upstream = Upstream { mappable: u32::from(wanted == UpstreamLane::Mapped), pad: 0 };
+        kernel.tables.upstreams.insert(&cookie, &upstream)
     }
 
     /// Call after the handshake and before the first byte: what the connection became. `own` is
-    /// the key of the agent's own socket (local = the agent's end).
-    pub fn settle_upstream(&self, _own: &FlowKey) -> Settled {
-        Settled { lane: UpstreamLane::Plain, watched: None }
+    /// the key of the agent's own socket (local = the agent's end), `cookie` its cookie.
+    pub fn settle_upstream(&self, own: &FlowKey, cookie: u64) -> Settled {
+        let plain = Settled { lane: UpstreamLane::Plain, watched: None };
+        let Some(kernel) = &self.kernel else { return plain };
+        // Whoever removes the entry decides: gone means that the endpoint's socket is in the map.
+        match kernel.tables.upstreams.remove(&cookie) {
+            Ok(false) => Settled { lane: UpstreamLane::Mapped, watched: None },
+            Ok(true) => {
+                for gone in [kernel.tables.unmap(own), kernel.tables.states.remove(own)] {
+                    if let Err(error) = gone {
+                        tracing::warn!(?own, %error, "cannot take an upstream socket out of the socket map");
+                    }
+                }
+                Settled { watched: kernel.endpoint_workload(own), ..plain }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot settle an upstream connection");
+                plain
+            }
+        }
     }
 
-    /// Call when an upstream socket has been closed or never connected.
-    pub fn forget_upstream(&self, _cookie: u64) {}
+    /// Call when an upstream socket's connect failed.
+    pub fn forget_upstream(&self, cookie: u64) {
+        let Some(kernel) = &self.kernel else { return };
+        if let Err(error) = kernel.tables.upstreams.remove(&cookie) {
+            tracing::warn!(%error, "cannot forget an upstream socket");
+        }
+    }
 
     /// Counts one complete, relayed exchange of a workload that may be on probation.
-    pub fn watched_exchange(&self, _cgroup_id: u64) {}
+    pub fn watched_exchange(&self, cgroup_id: u64) {
+        if let Some(kernel) = &self.kernel {
+            kernel.workloads.watched_exchange(cgroup_id, &kernel.tables);
+        }
+    }
 
-    /// Writes a snapshot into the kernel's service tables.
-    pub fn apply(&self, _snapshot: &Snapshot) -> anyhow::Result<()> {
+    /// Writes a snapshot into the kernel's service tables: only what changed.
+    pub fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.apply(snapshot))
+    }
+
+    /// Forgets workloads whose cgroup is gone; call about once a minute, off the data path.
+    pub fn sweep_workloads(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.workloads.sweep(&kernel.cgroup_root, &kernel.tables);
+        }
+    }
+}
+
+impl Kernel {
+    fn accelerates(&self) -> bool {
+        self.settings.lock().acceleration != ACCELERATION_OFF
+    }
+
+    /// The workload of the endpoint behind an upstream connection, if the kernel half saw it accept.
+    fn endpoint_workload(&self, own: &FlowKey) -> Option<u64> {
+        let flow = self.tables.flows.get(own).ok().flatten()?;
+        let cgroup_id = Some(flow.cgroup_id).filter(|id| *id != 0)?;
+        let endpoint = SocketAddr::new(ip_of(&own.remote), own.remote_port);
+        if let Some(choice) = self.choices.load().get(&endpoint) {
+            self.workloads.choose(cgroup_id, *choice, &self.tables);
+        }
+        Some(cgroup_id)
+    }
+
+    fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let choices = snapshot.clusters.iter().filter(|c| c.acceleration != AccelerationChoice::Default);
+        let choices = choices.flat_map(|c| c.endpoints.iter().map(|e| (e.addr, c.acceleration))).collect();
+        self.choices.store(Arc::new(choices));
+
+        let mut compiled = self.compiled.lock();
+        let new = compiled.0.compile(snapshot);
+        let room = self.sizes.services as usize;
+        for (what, wanted) in [("service", new.services.len()), ("endpoint", new.endpoints.len())] {
+            ensure!(
+                wanted <= room,
+                "the configuration has {wanted} {what} addresses and the kernel table holds {room}: \
+                 raise --max-services; the last good state stays"
+            );
+        }
+        let endpoints = services::changes(&compiled.1.endpoints, &new.endpoints);
+        let services = services::changes(&compiled.1.services, &new.services);
+        // A service must never point at an endpoint that is not there.
+        for (key, endpoint) in endpoints.set {
+            self.tables.endpoints.insert(&key.0, endpoint)?;
+        }
+        for (key, service) in services.set {
+            self.tables.services.insert(&key.0, service)?;
+        }
+        for key in services.remove {
+            self.tables.services.remove(&key.0)?;
+        }
+        for key in endpoints.remove {
+            self.tables.endpoints.remove(&key.0)?;
+        }
+        compiled.1 = new;
         Ok(())
     }
 }

@@ -234,3 +234,6 @@ impl Observer {
         self.access_log.write(record);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

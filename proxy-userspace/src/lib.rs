@@ -5,6 +5,7 @@ pub mod agent;
 pub mod config;
 
 pub mod accesslog;
+pub mod admin;
 pub mod datapath;
 pub mod flow;
 pub mod metrics;

@@ -198,7 +198,7 @@ impl Metrics {
             abi::BARRED_BY_FIONREAD => "fionread",
             _ => "unknown",
         };
-        let phase = if event.was == abi::WORKLOAD_PROBATION { "probation" } else { "tripwire" };
+        let phase = if event.admitted == 0 { "probation" } else { "tripwire" };
         self.workload_barred.get_or_create(&[("by", by), ("phase", phase)]).inc();
     }
 
@@ -270,3 +270,6 @@ impl Metrics {
         all.map(|(lane, count)| (lane.label().to_owned(), count)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

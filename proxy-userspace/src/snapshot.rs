@@ -5,6 +5,8 @@ mod builder;
 mod lint;
 mod service;
 mod slice;
+#[cfg(test)]
+mod tests;
 
 pub use builder::build;
 
@@ -215,27 +217,5 @@ impl From<crate::config::TimeoutArgs> for Timeouts {
             downstream_idle: on(args.timeout_downstream_idle),
             upstream_idle: on(args.timeout_upstream_idle),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-    use super::*;
-    use crate::config::{Cli, Command};
-    use clap::Parser;
-
-    #[test]
-    fn default_timeouts_are_those_of_the_flags() {
-        let Command::Run(config) = Cli::parse_from(["weir", "run", "--config", "/x"]).command else {
-            panic!()
-        };
-        assert_eq!(Timeouts::from(config.timeouts), Timeouts::default());
-    }
-
-    #[test]
-    fn a_mapped_address_is_ipv4() {
-        assert_eq!(Family::of("::ffff:10.0.0.1".parse().unwrap()), Family::V4);
-        assert_eq!(Family::of("fd00::1".parse().unwrap()), Family::V6);
     }
 }

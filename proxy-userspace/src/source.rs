@@ -106,3 +106,12 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
         }
     }
 }
+
+/// The objects of a manifest, for tests; it must be free of findings.
+#[cfg(test)]
+pub(crate) fn objects(text: &str) -> Objects {
+    let (mut objects, mut findings) = (Objects::default(), Vec::new());
+    let parsed = manifest::parse(&"f.yaml".into(), text.as_bytes(), &mut objects, &mut findings);
+    assert_eq!((parsed, findings), (Ok(()), Vec::new()));
+    objects
+}

@@ -4,8 +4,8 @@ use crate::{
     exec,
     setup::{self, Group},
 };
-use anyhow::Result;
-use std::path::PathBuf;
+use anyhow::{Context, Result};
+use std::{fs, path::PathBuf, process::Command};
 
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args, Clone, Copy, Default)]
@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Optimised host programs (the kernel half always is).
     #[arg(long)]
     pub(crate) release: bool,
+    /// One optimised agent without shared libraries, in target/static: for the image.
+    #[arg(long = "static", conflicts_with = "release")]
+    pub(crate) without_libraries: bool,
 }
 
 /// The target that the kernel half is compiled for.
@@ -26,14 +29,43 @@ const BPF_FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3";
 pub(crate) fn build(args: &Args) -> Result<()> {
     setup::ensure(&[Group::Kernel])?;
     kernel_half("build", &[])?;
-    let mut command = exec::cargo("build");
-    command.arg("--workspace");
-    if args.release {
-        command.arg("--release");
-    }
-    exec::run(&mut command)?;
-    println!("built {}", weir_binary(args).display());
+    let binary = if args.without_libraries { static_agent()? } else { workspace(args)? };
+    println!("built {}", binary.display());
     Ok(())
+}
+
+fn workspace(args: &Args) -> Result<PathBuf> {
+    let profile = if args.release { "release" } else { "dev" };
+    exec::run(exec::cargo("build").args(["--workspace", "--profile", profile]))?;
+    Ok(target_directory().join(if args.release { "release" } else { "debug" }).join("weir"))
+}
+
+/// Naming the target keeps the flag away from build scripts and procedural macros, which cannot be
+/// static.
+fn static_agent() -> Result<PathBuf> {
+    let host = host_triple()?;
+    let mut command = exec::cargo("build");
+    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").args(["--package", "proxy-userspace"]);
+    exec::run(command.args(["--release", "--target", &host]))?;
+    let directory = exec::root().join("target/static");
+    fs::create_dir_all(&directory)?;
+    let binary = directory.join("weir");
+    fs::copy(target_directory().join(host).join("release/weir"), &binary).context("copy the agent")?;
+    Ok(binary)
+}
+
+/// The triple of the machine that we are on.
+pub(crate) fn host_triple() -> Result<String> {
+    let version = exec::output(Command::new("rustc").current_dir(exec::root()).arg("-vV"))?;
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("rustc names no host")
+}
+
+fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| exec::root().join("target"), PathBuf::from)
 }
 
 /// Runs cargo's `verb` on the kernel half. Aya's kernel crate uses unstable features and the BPF
@@ -52,11 +84,4 @@ pub(crate) fn kernel_half(verb: &str, extra: &[&str]) -> Result<()> {
         setup::KernelCompiler::Debian => command.env("RUSTC", setup::DEBIAN_RUSTC),
     };
     exec::run(command.args(extra))
-}
-
-/// The `weir` binary that [`build`] makes.
-pub(crate) fn weir_binary(args: &Args) -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| exec::root().join("target"), PathBuf::from);
-    target.join(if args.release { "release" } else { "debug" }).join("weir")
 }

@@ -3,9 +3,11 @@
 
 mod bench;
 mod build;
+mod clean_host;
 mod exec;
 mod lint;
 mod setup;
+mod test;
 mod tidy;
 
 use clap::Parser;
@@ -19,6 +21,10 @@ enum Verb {
     Setup(setup::Args),
     /// Build the kernel half, then the host programs with the kernel half inside.
     Build(build::Args),
+    /// Test everything; what needs root runs under sudo.
+    Test(test::Args),
+    /// Remove what a crashed run left behind.
+    CleanHost(clean_host::Args),
     /// Measure the datapath against iptables and against no proxy at all.
     Bench(bench::Args),
     /// What `bench` runs as root.
@@ -38,6 +44,8 @@ fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Setup(args) => setup::setup(&args),
         Verb::Build(args) => build::build(&args),
+        Verb::Test(args) => test::test(&args),
+        Verb::CleanHost(args) => clean_host::clean_host(&args),
         Verb::Bench(args) => bench::bench(&args),
         Verb::BenchMeasure(args) => bench::measure(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),

@@ -1,8 +1,146 @@
 //! `weir check`: validates a directory offline.
-use crate::config::CheckArgs;
-use std::process::ExitCode;
 
-/// One line a finding; exit 1 on errors.
-pub fn check(_args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use crate::{
+    config::{CheckArgs, Output},
+    snapshot::{self, BuildOptions},
+    source::{
+        directory::{self, ReadError},
+        finding::{Finding, Severity},
+    },
+};
+use serde::Serialize;
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Findings on standard output, one a line (or one JSON object), a summary on standard error;
+/// exit 1 on errors.
+pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let report = Report::of(args)?;
+    report.write(args.output, &mut io::stdout().lock())?;
+    eprintln!("{}: {report}", args.config.display());
+    Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Absent when a file does not parse: then nothing is in force.
+    clusters: Option<usize>,
+    errors: usize,
+    warnings: usize,
+    infos: usize,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn of(args: &CheckArgs) -> Result<Self, ReadError> {
+        let options =
+            BuildOptions { http_ports: args.http_ports.iter().copied().collect(), ..Default::default() };
+        match directory::read(&args.config) {
+            Ok((objects, mut findings)) => {
+                let (snapshot, more) = snapshot::build(&objects, &options, 1);
+                findings.extend(more);
+                Ok(Self::new(Some(snapshot.clusters.len()), findings))
+            }
+            Err(ReadError::Files(findings)) => Ok(Self::new(None, findings)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn new(clusters: Option<usize>, mut findings: Vec<Finding>) -> Self {
+        findings.sort();
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        Self {
+            clusters,
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            infos: count(Severity::Info),
+            findings,
+        }
+    }
+
+    fn write(&self, output: Output, to: &mut impl Write) -> io::Result<()> {
+        match output {
+            Output::Text => self.findings.iter().try_for_each(|finding| writeln!(to, "{finding}")),
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut *to, self)?;
+                writeln!(to)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count, word| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        match self.clusters {
+            Some(clusters) => f.write_str(&plural(clusters, "Service port"))?,
+            None => f.write_str("not readable")?,
+        }
+        let counts = [(self.errors, "error"), (self.warnings, "warning"), (self.infos, "info")];
+        counts.iter().try_for_each(|(count, word)| write!(f, ", {}", plural(*count, word)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use std::{fs, path::Path};
+
+    fn args(dir: &Path) -> CheckArgs {
+        CheckArgs { config: dir.to_owned(), http_ports: vec![8080], output: Output::Text }
+    }
+
+    fn text(report: &Report, output: Output) -> String {
+        let mut text = Vec::new();
+        report.write(output, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_example_has_no_findings() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/hello");
+        let report = Report::of(&args(&example)).unwrap();
+        assert_eq!(text(&report, Output::Text), "");
+        assert_eq!(report.to_string(), "1 Service port, 0 errors, 0 warnings, 0 infos");
+    }
+
+    #[test]
+    fn findings_come_errors_first_one_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n---\n\
+                        apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 0}]}\n";
+        fs::write(dir.path().join("a.yaml"), manifest).unwrap();
+        let report = Report::of(&args(dir.path())).unwrap();
+        let text = text(&report, Output::Text);
+        let lines: Vec<_> = text.lines().collect();
+        let file = dir.path().join("a.yaml").display().to_string();
+        assert!(lines[0].starts_with(&format!("error {file}:8 Service default/s: port 0 ")), "{text}");
+        assert!(
+            lines.last().unwrap().starts_with(&format!("info {file}:1 Deployment default/d: ")),
+            "{text}"
+        );
+        assert_eq!(report.errors, 1);
+        assert_eq!(lines.len(), report.errors + report.warnings + report.infos);
+    }
+
+    #[test]
+    fn json_holds_the_same_findings() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), "a: [").unwrap();
+        let report = Report::of(&args(dir.path())).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text(&report, Output::Json)).unwrap();
+        assert_eq!(json["errors"], 1);
+        assert_eq!(json["clusters"], serde_json::Value::Null);
+        assert_eq!(json["findings"][0]["severity"], "error");
+        assert!(json["findings"][0]["file"].as_str().unwrap().ends_with("a.yaml"));
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error() {
+        assert!(Report::of(&args(Path::new("/nonexistent/weir"))).is_err());
+    }
 }

@@ -90,7 +90,7 @@ impl Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder) -> std::fmt::Result {
-        let bounds = self.bounds.iter().map(|ns| *ns as f64 / 1e9).chain([f64::MAX]);
+        let bounds = self.bounds.iter().map(|ns| *ns as f64 / 1e9).chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(self.counts.iter().map(|count| count.load(Relaxed))).collect();
         // The count is taken from the same reading as the buckets, or they could contradict.
         let count = buckets.iter().map(|(_, count)| count).sum();

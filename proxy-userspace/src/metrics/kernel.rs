@@ -17,11 +17,14 @@ use std::{
 /// How old a reading may be: a storm of scrapes reads the maps once.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// The state of the kernel half, or why it could not be read.
+pub(crate) type Reading = Result<Arc<KernelStatus>, Arc<str>>;
+
 /// The kernel half, once there is one, and its latest reading.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     view: OnceLock<Arc<dyn KernelView>>,
-    latest: Mutex<Option<(Instant, Result<Arc<KernelStatus>, Arc<str>>)>>,
+    latest: Mutex<Option<(Instant, Reading)>>,
 }
 
 impl Kernel {
@@ -31,7 +34,7 @@ impl Kernel {
     }
 
     /// A reading of the last second; `None` without a kernel half.
-    pub(crate) fn status(&self) -> Option<Result<Arc<KernelStatus>, Arc<str>>> {
+    pub(crate) fn status(&self) -> Option<Reading> {
         let view = self.view.get()?;
         let mut latest = self.latest.lock();
         if let Some((when, reading)) = &*latest
@@ -75,18 +78,11 @@ fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result 
 
     let events = status.counters.iter().filter(|(name, _)| !OWN_FAMILY.contains(&name.as_str()));
     let events = events.map(|(name, value)| ([("event", name.as_str())], *value));
-    counters(encoder, "weir_kernel_events", "What the kernel half did, by event", None, events)?;
-    let own = |name: &str| status.counters.get(name).map(|value| ([("", ""); 0], *value)).into_iter();
-    let [redirected, lost] = OWN_FAMILY.map(own);
+    counters(encoder, "weir_kernel_events", "What the kernel half did, by event", events)?;
+    let [redirected, lost] = OWN_FAMILY.map(|name| status.counters.get(name).copied());
     let help = "Bytes that went past the TCP stack";
-    counters(encoder, "weir_redirected", help, Some(&Unit::Bytes), redirected)?;
-    counters(
-        encoder,
-        "weir_ringbuf_lost_events",
-        "Events that did not fit into the ring buffer",
-        None,
-        lost,
-    )?;
+    counter(encoder, "weir_redirected", help, Some(&Unit::Bytes), redirected)?;
+    counter(encoder, "weir_ringbuf_lost_events", "Events that did not fit into the ring buffer", None, lost)?;
 
     let states = status.workloads;
     let workloads =
@@ -99,30 +95,40 @@ fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result 
 }
 
 fn programs(status: &KernelStatus, encoder: &mut DescriptorEncoder) -> fmt::Result {
-    type Reading = fn(&ProgramStatus) -> Option<u64>;
-    let families: [(&str, &str, Reading); 2] = [
+    type Statistic = fn(&ProgramStatus) -> Option<u64>;
+    let families: [(&str, &str, Statistic); 2] = [
         ("weir_bpf_prog_run_time_ns", "Nanoseconds spent in the program", |program| program.run_time_ns),
         ("weir_bpf_prog_run_count", "Runs of the program", |program| program.run_count),
     ];
     for (name, help, read) in families {
-        let readings = status
-            .programs
-            .iter()
-            .filter_map(|program| Some(([("program", program.name.as_str())], read(program)?)));
-        counters(encoder, name, help, None, readings)?;
+        // The kernel leaves them 0 while `kernel.bpf_stats_enabled` is 0.
+        let measured = status.programs.iter().filter(|program| program.run_count != Some(0));
+        let readings =
+            measured.filter_map(|program| Some(([("program", program.name.as_str())], read(program)?)));
+        counters(encoder, name, help, readings)?;
     }
     Ok(())
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: Option<u64>,
+) -> fmt::Result {
+    let Some(value) = value else { return Ok(()) };
+    ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, unit, MetricType::Counter)?)
 }
 
 fn counters<S: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    unit: Option<&Unit>,
     readings: impl Iterator<Item = (S, u64)>,
 ) -> fmt::Result {
     let readings = readings.map(|(labels, value)| (labels, ConstCounter::new(value)));
-    family(encoder, name, help, unit, MetricType::Counter, readings)
+    family(encoder, name, help, MetricType::Counter, readings)
 }
 
 fn gauges<S: EncodeLabelSet>(
@@ -131,16 +137,15 @@ fn gauges<S: EncodeLabelSet>(
     help: &str,
     readings: impl Iterator<Item = (S, u64)>,
 ) -> fmt::Result {
-    let signed =
+    let readings =
         readings.map(|(labels, value)| (labels, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))));
-    family(encoder, name, help, None, MetricType::Gauge, signed)
+    family(encoder, name, help, MetricType::Gauge, readings)
 }
 
 fn family<S: EncodeLabelSet, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    unit: Option<&Unit>,
     kind: MetricType,
     readings: impl Iterator<Item = (S, M)>,
 ) -> fmt::Result {
@@ -148,7 +153,7 @@ fn family<S: EncodeLabelSet, M: EncodeMetric>(
     if readings.peek().is_none() {
         return Ok(());
     }
-    let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, metric) in readings {
         metric.encode(family.encode_family(&labels)?)?;
     }

@@ -2,6 +2,10 @@
 //! unless they are symlinks. That reads each object of a mounted ConfigMap once, whose files are
 //! symlinks to `..data/NAME`, which is a symlink to `..DATE/`.
 
+mod watch;
+
+pub use watch::{Watch, Watching};
+
 use super::{
     Objects,
     finding::Finding,
@@ -19,7 +23,7 @@ use std::{
 /// Files of one directory.
 const MAX_FILES: usize = 20_000;
 /// Bytes of one directory's files.
-const MAX_TOTAL_BYTES: u64 = 512 << 20;
+const MAX_TOTAL_BYTES: usize = 512 << 20;
 /// For the deepest document that `manifest` allows; a level takes up to 45 KiB in a debug build.
 const STACK_BYTES: usize = 8 << 20;
 /// Readings of a directory that changes while it is read, before one is taken as it is.
@@ -102,7 +106,7 @@ fn read_files(scan: &Scan) -> Reading {
     for file in &scan.files {
         let name: Arc<str> = file.shown.to_string_lossy().into();
         let outcome = contents(&file.real, &name).and_then(|text| {
-            total += text.len() as u64;
+            total += text.len();
             if total > MAX_TOTAL_BYTES {
                 let text = format!("the directory exceeds {} MiB", MAX_TOTAL_BYTES >> 20);
                 return Err(file_error(&name, 0, &text, "split it over less"));
@@ -125,9 +129,9 @@ fn read_files(scan: &Scan) -> Reading {
 fn contents(path: &Path, name: &str) -> Result<Vec<u8>, Finding> {
     let mut text = Vec::new();
     fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text))
         .map_err(|error| file_error(name, 0, &format!("cannot be read: {error}"), ""))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
+    if text.len() > MAX_FILE_BYTES {
         let text = format!("is larger than {} MiB", MAX_FILE_BYTES >> 20);
         return Err(file_error(name, 0, &text, "split it"));
     }

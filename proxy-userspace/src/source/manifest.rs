@@ -15,7 +15,7 @@ use serde_saphyr::{DuplicateKeyPolicy, options::NonFiniteFloatPolicy};
 use std::sync::Arc;
 
 /// Bytes of one file.
-pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
+pub(super) const MAX_FILE_BYTES: usize = 16 << 20;
 /// Nested sequences and mappings of one document.
 const MAX_DEPTH: usize = 64;
 /// Values of one document, aliases expanded.
@@ -52,7 +52,7 @@ fn limits() -> serde_saphyr::Options {
             max_nodes: MAX_NODES,
             max_events: 2 * MAX_NODES,
             max_aliases: MAX_ALIASES,
-            max_total_scalar_bytes: 2 * MAX_FILE_BYTES as usize,
+            max_total_scalar_bytes: 2 * MAX_FILE_BYTES,
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         emit_comments: false,

@@ -58,7 +58,7 @@ pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> 
             })
         }
         "hold" => {
-            let file = path.trim_start_matches("/hold/").replace('+', "/");
+            let file = path.trim_start_matches("/hold").replace('+', "/");
             reply.sink(reader, || {
                 wait::until(Duration::from_secs(60), "the file", || Ok(Path::new(&file).exists()))
             })

@@ -36,6 +36,9 @@ pub(crate) struct Transfer {
     /// GETs /bytes/N instead of POSTing to /echo.
     #[arg(long)]
     download: bool,
+    /// POSTs to this target, which must tell the body's digest as /sink does, instead of to /echo.
+    #[arg(long)]
+    sink: Option<String>,
     /// Sends all requests before it reads the first answer.
     #[arg(long)]
     pipeline: bool,
@@ -109,7 +112,8 @@ impl Transfer {
         } else {
             format!("Content-Length: {size}")
         };
-        let head = format!("POST /echo HTTP/1.1\r\nHost: demo\r\n{framing}\r\n\r\n");
+        let target = self.sink.as_deref().unwrap_or("/echo");
+        let head = format!("POST {target} HTTP/1.1\r\nHost: demo\r\n{framing}\r\n\r\n");
         let (mut pattern, mut random) = (Pattern::new(self.seed ^ size), Random::new(self.seed));
         // The head travels alone or with the body's beginning, as the seed has it.
         let mut out = head.into_bytes();
@@ -144,6 +148,9 @@ impl Transfer {
 
     fn receive(&self, reader: &mut Reader, size: u64) -> Result<String> {
         let seed = if self.download { size } else { self.seed ^ size };
+        if self.sink.is_some() {
+            return told(reader, seed, size);
+        }
         checked(reader, seed, size).with_context(|| format!("body of {size}"))
     }
 }
@@ -174,6 +181,21 @@ fn checked(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
     ensure!(digest.length() == size, "{} bytes came", digest.length());
     ensure!(digest.hex() == digest_of(seed, size), "the bytes differ");
     Ok(digest.hex())
+}
+
+/// Reads an answer that tells the digest of the body it got.
+fn told(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
+    let answer = Head::read(reader)?.context("closed before an answer")?;
+    ensure!(answer.status()? == 200, "{}", answer.first);
+    let mut text = Vec::new();
+    head::body(reader, answer.answer_framing()?, |piece| {
+        text.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let told: serde_json::Value = serde_json::from_slice(&text)?;
+    let expected = digest_of(seed, size);
+    ensure!(told.get("digest").and_then(serde_json::Value::as_str) == Some(&expected), "it got {told}");
+    Ok(expected)
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {

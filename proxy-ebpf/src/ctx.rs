@@ -1,0 +1,184 @@
+//! The only raw reads and writes of hook contexts and kernel structures. Byte orders end here:
+//! addresses leave as network-order words, IPv4 mapped; ports in host order.
+//!
+//! Context fields must be accessed with their own width and at constant offsets; volatile accesses keep
+//! LLVM from merging neighbours, and reading both families before choosing keeps it from computing an
+//! offset.
+
+use aya_ebpf::{
+    bindings::{bpf_sock_addr, bpf_sock_ops, sk_msg_md},
+    helpers::bpf_probe_read_kernel,
+};
+use core::ptr::{read_volatile, write_volatile};
+use proxy_common::{
+    abi::Settings,
+    addr::{AddrWords, mapped},
+    flow::FlowKey,
+};
+
+const AF_INET: u32 = 2;
+
+/// IP protocol number of TCP.
+pub const TCP: u32 = 6;
+
+macro_rules! words {
+    ($field:expr) => {{
+        // SAFETY: the field is four words of a context that the kernel handed to the program.
+        unsafe {
+            let base = (&raw const $field).cast::<u32>();
+            [
+                read_volatile(base),
+                read_volatile(base.add(1)),
+                read_volatile(base.add(2)),
+                read_volatile(base.add(3)),
+            ]
+        }
+    }};
+}
+
+macro_rules! word {
+    ($field:expr) => {
+        // SAFETY: the field is one word of a context that the kernel handed to the program.
+        unsafe { read_volatile(&raw const $field) }
+    };
+}
+
+/// The destination of a connect on an IPv4 socket.
+#[inline(always)]
+pub fn destination4(ctx: *mut bpf_sock_addr) -> (AddrWords, u16) {
+    (mapped(word!((*ctx).user_ip4)), port_of_user(ctx))
+}
+
+/// The destination of a connect on an IPv6 socket.
+#[inline(always)]
+pub fn destination6(ctx: *mut bpf_sock_addr) -> (AddrWords, u16) {
+    (words!((*ctx).user_ip6), port_of_user(ctx))
+}
+
+/// The protocol of the socket behind a `bpf_sock_addr`.
+#[inline(always)]
+pub fn protocol(ctx: *mut bpf_sock_addr) -> u32 {
+    word!((*ctx).protocol)
+}
+
+/// `user_port`: network order in the low half of a word.
+#[inline(always)]
+fn port_of_user(ctx: *mut bpf_sock_addr) -> u16 {
+    u16::from_be(word!((*ctx).user_port) as u16)
+}
+
+/// Replaces the address of an IPv4 context.
+#[inline(always)]
+pub fn rewrite4(ctx: *mut bpf_sock_addr, addr: &AddrWords, port: u16) {
+    // SAFETY: both fields are writable words of this context in connect4 and getpeername4.
+    unsafe {
+        write_volatile(&raw mut (*ctx).user_ip4, addr[3]);
+        write_volatile(&raw mut (*ctx).user_port, u32::from(port.to_be()));
+    }
+}
+
+/// Replaces the address of an IPv6 context.
+#[inline(always)]
+pub fn rewrite6(ctx: *mut bpf_sock_addr, addr: &AddrWords, port: u16) {
+    // SAFETY: the fields are writable words of this context in connect6 and getpeername6.
+    unsafe {
+        let base = (&raw mut (*ctx).user_ip6).cast::<u32>();
+        write_volatile(base, addr[0]);
+        write_volatile(base.add(1), addr[1]);
+        write_volatile(base.add(2), addr[2]);
+        write_volatile(base.add(3), addr[3]);
+        write_volatile(&raw mut (*ctx).user_port, u32::from(port.to_be()));
+    }
+}
+
+/// The socket of a sock_ops callback.
+#[inline(always)]
+pub fn flow_of_ops(ops: *mut bpf_sock_ops) -> FlowKey {
+    let (local4, remote4) = (mapped(word!((*ops).local_ip4)), mapped(word!((*ops).remote_ip4)));
+    let (local6, remote6) = (words!((*ops).local_ip6), words!((*ops).remote_ip6));
+    let v4 = word!((*ops).family) == AF_INET;
+    FlowKey {
+        local: if v4 { local4 } else { local6 },
+        remote: if v4 { remote4 } else { remote6 },
+        local_port: word!((*ops).local_port) as u16,
+        remote_port: upper_half_port(word!((*ops).remote_port)),
+    }
+}
+
+/// The sender of a message.
+#[inline(always)]
+pub fn flow_of_msg(msg: *mut sk_msg_md) -> FlowKey {
+    let (local4, remote4) = (mapped(word!((*msg).local_ip4)), mapped(word!((*msg).remote_ip4)));
+    let (local6, remote6) = (words!((*msg).local_ip6), words!((*msg).remote_ip6));
+    let v4 = word!((*msg).family) == AF_INET;
+    FlowKey {
+        local: if v4 { local4 } else { local6 },
+        remote: if v4 { remote4 } else { remote6 },
+        local_port: word!((*msg).local_port) as u16,
+        remote_port: upper_half_port(word!((*msg).remote_port)),
+    }
+}
+
+/// `remote_port` of sock_ops and sk_msg contexts: network order in the upper half of a word.
+#[inline(always)]
+fn upper_half_port(word: u32) -> u16 {
+    u16::from_be((word >> 16) as u16)
+}
+
+/// Reads one word of kernel memory.
+#[inline(always)]
+fn peek<T>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address; a bad one is an error, not a fault.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// The address behind a context's `sk` pointer, as a number: the verifier allows no arithmetic on
+/// the pointer itself, but it may be read back from the stack.
+#[inline(always)]
+fn address_of<T>(sk: *mut T) -> Option<u64> {
+    peek((&raw const sk) as u64)
+}
+
+/// The cgroup v2 id of the socket of a sock_ops callback; 0 when it cannot be read.
+#[inline(always)]
+pub fn cgroup_of_ops(ops: *mut bpf_sock_ops, settings: &Settings) -> u64 {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*ops).__bindgen_anon_2.sk };
+    cgroup_of(sk, settings).unwrap_or(0)
+}
+
+#[inline(always)]
+fn cgroup_of<T>(sk: *mut T, settings: &Settings) -> Option<u64> {
+    let sock = address_of(sk)?;
+    let cgroup: u64 = peek(sock + u64::from(settings.sock_cgroup))?;
+    let kn: u64 = peek(cgroup + u64::from(settings.cgroup_kn))?;
+    peek(kn + u64::from(settings.kn_id))
+}
+
+/// The error that ended the socket of a sock_ops callback; 0 for none.
+#[inline(always)]
+pub fn error_of_ops(ops: *mut bpf_sock_ops, settings: &Settings) -> u32 {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*ops).__bindgen_anon_2.sk };
+    address_of(sk).and_then(|sock| peek(sock + u64::from(settings.sock_err))).unwrap_or(0)
+}
+
+/// Whether the sender of a message has read everything that was redirected to it: its psock's
+/// `ingress_msg` list is empty. Unreadable counts as not drained.
+#[inline(always)]
+pub fn drained(msg: *mut sk_msg_md, settings: &Settings) -> bool {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*msg).__bindgen_anon_3.sk };
+    queue_is_empty(sk, settings).unwrap_or(false)
+}
+
+#[inline(always)]
+fn queue_is_empty<T>(sk: *mut T, settings: &Settings) -> Option<bool> {
+    /// Flag bits in the low end of `sk_user_data` (`SK_USER_DATA_PTRMASK`).
+    const FLAGS: u64 = 7;
+    let sock = address_of(sk)?;
+    let user_data: u64 = peek(sock + u64::from(settings.sock_user_data))?;
+    let head = (user_data & !FLAGS) + u64::from(settings.psock_ingress);
+    let first: u64 = peek(head)?;
+    Some(first == head)
+}

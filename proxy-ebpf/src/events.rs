@@ -1,0 +1,59 @@
+//! Records for the user half. A full ring loses the record and counts it; nothing waits.
+
+use crate::maps::{EVENTS, count};
+use aya_ebpf::{bindings::bpf_sock_ops, helpers::generated::bpf_ktime_get_ns};
+use core::ptr::read_volatile;
+use proxy_common::{
+    abi::{EVENT_FLOW_CLOSED, EVENT_WORKLOAD_BARRED, Flow, FlowClosed, WorkloadBarred, counter},
+    flow::FlowKey,
+};
+
+/// `srtt_us` is kept times eight (`struct tcp_sock`).
+const SRTT_SHIFT: u32 = 3;
+
+/// Reports a flow's end, from its opener.
+#[inline(always)]
+pub fn flow_closed(ops: *mut bpf_sock_ops, key: &FlowKey, flow: &Flow) {
+    let Some(mut slot) = EVENTS.reserve::<FlowClosed>(0) else {
+        count(counter::EVENTS_LOST, 1);
+        return;
+    };
+    // SAFETY: words of the context that the kernel handed to the program; the clock takes nothing.
+    let record = unsafe {
+        FlowClosed {
+            kind: EVENT_FLOW_CLOSED,
+            srtt_us: read_volatile(&raw const (*ops).srtt_us) >> SRTT_SHIFT,
+            local: key.local,
+            remote: key.remote,
+            local_port: key.local_port,
+            remote_port: key.remote_port,
+            retransmits: read_volatile(&raw const (*ops).total_retrans),
+            // The SYN counts as one acknowledged byte (RFC 9293 section 3.4).
+            bytes_sent: read_volatile(&raw const (*ops).bytes_acked)
+                .saturating_sub(1)
+                .wrapping_add(flow.redirected_tx),
+            bytes_received: read_volatile(&raw const (*ops).bytes_received).wrapping_add(flow.redirected_rx),
+            duration_ns: bpf_ktime_get_ns().wrapping_sub(flow.connect_ns),
+            flow: *flow,
+        }
+    };
+    slot.write(record);
+    slot.submit(0);
+}
+
+/// Reports a workload that tripped the wire.
+#[inline(always)]
+pub fn workload_barred(by: u32, cgroup_id: u64, pid: u32, admitted: bool) {
+    let Some(mut slot) = EVENTS.reserve::<WorkloadBarred>(0) else {
+        count(counter::EVENTS_LOST, 1);
+        return;
+    };
+    slot.write(WorkloadBarred {
+        kind: EVENT_WORKLOAD_BARRED,
+        by,
+        cgroup_id,
+        pid,
+        admitted: u32::from(admitted),
+    });
+    slot.submit(0);
+}

@@ -1,0 +1,24 @@
+//! The kernel half of Weir: one file per hook. Each hook is thin: read the context, ask a table or a
+//! pure function of `proxy-common`, apply. The verdict becomes an integer on a hook's last line.
+#![no_std]
+#![no_main]
+
+mod connect;
+mod ctx;
+mod events;
+mod maps;
+mod redirect;
+mod sockops;
+mod watch;
+
+/// The licence that GPL-only helpers (`bpf_probe_read_kernel`) ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // SAFETY: no code path of this crate panics (checked arithmetic is off, nothing indexes), so the
+    // verifier never sees this instruction as reachable.
+    unsafe { core::hint::unreachable_unchecked() }
+}

@@ -1,0 +1,83 @@
+//! Every table of the kernel half. The user half sets the sizes before it loads; "full" says what
+//! happens when one is.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+};
+use proxy_common::{
+    abi::{
+        Endpoint, EndpointKey, Flow, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
+        counter,
+    },
+    flow::FlowKey,
+};
+
+/// Settings; index 0.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Service and endpoint addresses. Full: the user half refuses the snapshot and says so.
+#[map]
+pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Ready endpoints by service and index. Full: as [`SERVICES`].
+#[map]
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Original destinations by socket cookie, from connect to close. Full: the connect goes to an
+/// endpoint unsteered, or is refused (`Settings::fail_closed`).
+#[map]
+pub static ORIG_DST: HashMap<u64, OrigDst> = HashMap::with_max_entries(1, 0);
+
+/// Open steered and upstream flows by the opener's key. Twice as large as [`ORIG_DST`], because a
+/// flow outlives its socket while TCP finishes. Full: counted; the agent closes the connection.
+#[map]
+pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0);
+
+/// Agent sockets that are about to connect to an endpoint, by cookie: never steered. Whoever
+/// removes the entry decides the connection's lane: the endpoint's side when it joined the socket
+/// map, the agent when it will not wait.
+#[map]
+pub static UPSTREAMS: HashMap<u64, Upstream> = HashMap::with_max_entries(1, 0);
+
+/// Sockets whose messages the sk_msg program sees and may redirect into. Full: the socket stays
+/// plain.
+#[map]
+pub static SOCKETS: SockHash<FlowKey> = SockHash::with_max_entries(1, 0);
+
+/// State of each socket in [`SOCKETS`], by the same key.
+#[map]
+pub static STATES: HashMap<FlowKey, SocketState> = HashMap::with_max_entries(1, 0);
+
+/// What workloads were seen to do, by cgroup id. Full: the workload is never admitted.
+#[map]
+pub static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Workloads that passed probation, or are refused by annotation. Written by the user half.
+#[map]
+pub static ADMITTED: HashMap<u64, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Records for the user half. Full: the record is lost and counted.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Counters; the names are in [`counter::NAMES`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// The settings, once the user half has written them.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// Adds to a counter of this CPU.
+#[inline(always)]
+pub fn count(index: u32, by: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: a per-CPU slot, and programs do not migrate while they run.
+        unsafe { *counter = (*counter).wrapping_add(by) };
+    }
+}

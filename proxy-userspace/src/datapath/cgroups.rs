@@ -1,0 +1,64 @@
+//! The cgroup v2 tree: where it is mounted, where pods are, which cgroups exist.
+
+use anyhow::{Context, bail};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// Names that kubelet gives the parent of all pods, by cgroup driver.
+const POD_PARENTS: [&str; 2] = ["kubepods.slice", "kubepods"];
+
+/// The mount point of the cgroup v2 hierarchy.
+pub(super) fn mount_point() -> anyhow::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (path, kind) = (fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        })
+        .next()
+        .context("no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup)")
+}
+
+/// Opens a cgroup directory to attach to.
+pub(super) fn open(path: &Path) -> anyhow::Result<File> {
+    if !path.join("cgroup.procs").exists() {
+        bail!("{}: not a cgroup v2 directory", path.display());
+    }
+    File::open(path).with_context(|| path.display().to_string())
+}
+
+/// The parent of all pods: as configured, else kubelet's.
+pub(super) fn pod_parent(configured: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(path) = configured {
+        return Ok(path.to_owned());
+    }
+    POD_PARENTS.iter().map(|name| root.join(name)).find(|path| path.is_dir()).with_context(|| {
+        format!("no pod cgroup ({}) below {}: set --pod-cgroup", POD_PARENTS.join(", "), root.display())
+    })
+}
+
+/// Ids (inode numbers) of every cgroup below `root`.
+pub(super) fn ids_below(root: &Path) -> HashSet<u64> {
+    let mut ids = HashSet::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        // A cgroup may go away while we walk: its children are gone with it.
+        if let Ok(metadata) = fs::metadata(&directory) {
+            ids.insert(metadata.ino());
+        }
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        pending.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|e| e.path()),
+        );
+    }
+    ids
+}

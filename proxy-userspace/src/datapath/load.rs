@@ -1,0 +1,369 @@
+//! Loads, sizes, sets, tests and attaches the kernel half, in that order; and takes it away again.
+
+use super::{
+    Datapath, Kernel, SelfTest, Sizes,
+    btf::KernelLayout,
+    cgroups,
+    events::{EventReader, KernelEvent},
+    services,
+    tables::Tables,
+    workloads::Workloads,
+};
+use crate::{
+    config::{Acceleration, Config, FailurePolicy},
+    status::Degraded,
+};
+use anyhow::{Context, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SkMsg, SockOps, TracePoint},
+};
+use parking_lot::Mutex;
+use proxy_common::{
+    abi::{ACCELERATION_AUTO, ACCELERATION_OFF, ACCELERATION_ON, Settings},
+    addr::{AddrWords, words_of},
+};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The kernel half, as `cargo xtask build` made it; empty where it was not built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf"));
+
+const ADDRESS_HOOKS: [&str; 4] = ["weir_connect4", "weir_connect6", "weir_peer4", "weir_peer6"];
+const TRACEPOINTS: [(&str, &str); 2] =
+    [("weir_splice", "sys_enter_splice"), ("weir_ioctl", "sys_enter_ioctl")];
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// What loading needs to know.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    listeners: Vec<SocketAddr>,
+    acceleration: Acceleration,
+    probation_requests: u32,
+    fail_closed: bool,
+    request_cap: u32,
+    answer_cap: u32,
+    max_flows: u32,
+    max_services: u32,
+    pod_cgroup: Option<PathBuf>,
+    steer_host: bool,
+}
+
+impl LoadOptions {
+    /// From the agent's configuration and the listeners it has bound.
+    #[must_use]
+    pub fn new(config: &Config, listeners: Vec<SocketAddr>) -> Self {
+        Self {
+            listeners,
+            acceleration: config.acceleration,
+            probation_requests: config.probation_requests,
+            fail_closed: config.failure_policy == FailurePolicy::Closed,
+            request_cap: config.redirect_request_cap,
+            answer_cap: config.redirect_answer_cap,
+            max_flows: config.max_flows,
+            max_services: config.max_services,
+            pod_cgroup: config.pod_cgroup.clone(),
+            steer_host: config.steer_host,
+        }
+    }
+
+    fn sizes(&self) -> Sizes {
+        let flows = self.max_flows.max(1);
+        Sizes {
+            services: self.max_services.max(1),
+            flows,
+            flow_records: flows.saturating_mul(2),
+            sockets: flows.saturating_mul(2),
+        }
+    }
+}
+
+impl Datapath {
+    /// Loads the kernel half and runs its self-test. Nothing is steered yet. `sink` gets the kernel's
+    /// events, on a thread of its own.
+    pub fn load(
+        options: &LoadOptions,
+        sink: impl FnMut(KernelEvent) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        ensure!(
+            !OBJECT.is_empty(),
+            "this weir was built without its kernel half: build it with `cargo xtask build`, or run with \
+             --steering iptables"
+        );
+        let cgroup_root = cgroups::mount_point()?;
+        let pod_parent = if options.steer_host {
+            cgroup_root.clone()
+        } else {
+            cgroups::pod_parent(options.pod_cgroup.as_deref(), &cgroup_root)?
+        };
+        let sizes = options.sizes();
+        let mut ebpf = load_object(sizes)?;
+        let (tables, ring) = Tables::take(&mut ebpf)?;
+
+        let mut degraded = Vec::new();
+        let layout = layout(options, &mut degraded);
+        let mut settings = settings(options, layout);
+        tables.write_settings(&settings)?;
+        attach_msg(&mut ebpf, &tables)?;
+        let self_test = layout.map(|_| SelfTest::run(&tables));
+        apply_findings(&mut settings, self_test.as_ref(), options.acceleration, &mut degraded);
+        if settings.acceleration != ACCELERATION_OFF && attach_tracepoints(&mut ebpf, &mut degraded).is_none()
+        {
+            settings.acceleration = ACCELERATION_OFF;
+        }
+        tables.write_settings(&settings)?;
+
+        let mode =
+            if settings.acceleration == ACCELERATION_OFF { Acceleration::Off } else { options.acceleration };
+        let workloads = Arc::new(Workloads::new(mode, options.probation_requests));
+        let events = start_events(ring, Arc::clone(&workloads), sink)?;
+        let run_time = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+        let run_time =
+            run_time.inspect_err(|error| tracing::warn!(%error, "program run time is not counted")).ok();
+        Ok(Self {
+            kernel: Some(Arc::new(Kernel {
+                ebpf: Mutex::new(ebpf),
+                tables,
+                sizes,
+                settings: Mutex::new(settings),
+                compiled: Mutex::new((services::Compiler::default(), services::Tables::default())),
+                choices: arc_swap::ArcSwap::default(),
+                workloads,
+                wanted: options.acceleration,
+                self_test,
+                degraded,
+                cgroup_root,
+                pod_parent,
+                _run_time: run_time,
+                events: Mutex::new(Some(events)),
+            })),
+        })
+    }
+
+    /// Attaches every hook, connect last: from here on new connections are steered.
+    pub fn attach(&self) -> anyhow::Result<()> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let root = cgroups::open(&kernel.cgroup_root)?;
+        let pods = cgroups::open(&kernel.pod_parent)?;
+        let mut ebpf = kernel.ebpf.lock();
+        let sockops: &mut SockOps = program(&mut ebpf, "weir_sockops")?;
+        sockops
+            .attach(&root, CgroupAttachMode::Single)
+            .with_context(|| attach_failed("sock_ops", &kernel.cgroup_root))?;
+        let release: &mut CgroupSock = program(&mut ebpf, "weir_release")?;
+        release
+            .attach(&pods, CgroupAttachMode::Single)
+            .with_context(|| attach_failed("sock_release", &kernel.pod_parent))?;
+        for name in ADDRESS_HOOKS.iter().rev() {
+            let hook: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+            hook.attach(&pods, CgroupAttachMode::Single)
+                .with_context(|| attach_failed(name, &kernel.pod_parent))?;
+        }
+        drop(ebpf);
+        kernel.steer(true)
+    }
+
+    /// New connections go past the agent from here on; open ones stay.
+    pub fn stop_steering(&self) -> anyhow::Result<()> {
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.steer(false))
+    }
+
+    /// Stops reading events after those that are there. The programs go with the last handle.
+    pub fn finish(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.events.lock().take();
+        }
+    }
+}
+
+impl Kernel {
+    fn steer(&self, on: bool) -> anyhow::Result<()> {
+        let mut settings = self.settings.lock();
+        settings.steering = u32::from(on);
+        Ok(self.tables.write_settings(&settings)?)
+    }
+}
+
+fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for (map, size) in [
+        ("SERVICES", sizes.services),
+        ("ENDPOINTS", sizes.services),
+        ("ORIG_DST", sizes.flows),
+        ("FLOWS", sizes.flow_records),
+        ("UPSTREAMS", sizes.flows),
+        ("SOCKETS", sizes.sockets),
+        ("STATES", sizes.sockets),
+    ] {
+        loader.map_max_entries(map, size);
+    }
+    let mut ebpf = loader.load(OBJECT).context(
+        "the kernel half cannot be loaded: it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root); \
+         without them run with --steering iptables",
+    )?;
+    for name in ADDRESS_HOOKS {
+        program::<CgroupSockAddr>(&mut ebpf, name)?.load().with_context(|| load_failed(name))?;
+    }
+    program::<CgroupSock>(&mut ebpf, "weir_release")?.load().with_context(|| load_failed("weir_release"))?;
+    program::<SockOps>(&mut ebpf, "weir_sockops")?.load().with_context(|| load_failed("weir_sockops"))?;
+    program::<SkMsg>(&mut ebpf, "weir_msg")?.load().with_context(|| load_failed("weir_msg"))?;
+    for (name, _) in TRACEPOINTS {
+        program::<TracePoint>(&mut ebpf, name)?.load().with_context(|| load_failed(name))?;
+    }
+    Ok(ebpf)
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("the kernel half has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn load_failed(name: &str) -> String {
+    format!("the kernel refused program {name}")
+}
+
+fn attach_failed(name: &str, cgroup: &Path) -> String {
+    format!("cannot attach {name} to cgroup {}", cgroup.display())
+}
+
+fn layout(options: &LoadOptions, degraded: &mut Vec<Degraded>) -> Option<KernelLayout> {
+    let read = KernelLayout::read();
+    match read {
+        Ok(layout) => Some(layout),
+        Err(error) => {
+            if options.acceleration != Acceleration::Off {
+                degraded.push(Degraded {
+                    what: "acceleration".into(),
+                    why: format!("{error:#}"),
+                    fix: "use a kernel with BTF, or --acceleration off".into(),
+                });
+            }
+            None
+        }
+    }
+}
+
+fn settings(options: &LoadOptions, layout: Option<KernelLayout>) -> Settings {
+    let listener = |v6: bool| -> AddrWords {
+        options.listeners.iter().map(SocketAddr::ip).find(|ip| ip.is_ipv6() == v6).map_or([0; 4], words_of)
+    };
+    let acceleration = match (layout, options.acceleration) {
+        (None, _) | (_, Acceleration::Off) => ACCELERATION_OFF,
+        (_, Acceleration::On) => ACCELERATION_ON,
+        (_, Acceleration::Auto | Acceleration::AgentOnly) => ACCELERATION_AUTO,
+    };
+    let layout = layout.unwrap_or_default();
+    Settings {
+        listener4: listener(false),
+        listener6: listener(true),
+        listener_port: options.listeners.first().map_or(0, SocketAddr::port),
+        fail_closed: u16::from(options.fail_closed),
+        acceleration,
+        request_cap: options.request_cap,
+        answer_cap: options.answer_cap,
+        steering: 0,
+        agent_only: u32::from(options.acceleration == Acceleration::AgentOnly),
+        sock_cgroup: layout.sock_cgroup,
+        cgroup_kn: layout.cgroup_kn,
+        kn_id: layout.kn_id,
+        sock_user_data: layout.sock_user_data,
+        psock_ingress: layout.psock_ingress,
+        sock_err: layout.sock_err,
+        agent_pid: std::process::id(),
+        ..Settings::default()
+    }
+}
+
+/// The sk_msg program must sit on the map before sockets join it.
+fn attach_msg(ebpf: &mut Ebpf, tables: &Tables) -> anyhow::Result<()> {
+    let sockets = tables.sockets.lock();
+    let msg: &mut SkMsg = program(ebpf, "weir_msg")?;
+    msg.attach(sockets.fd()).context("cannot attach weir_msg to the socket map")?;
+    Ok(())
+}
+
+fn apply_findings(
+    settings: &mut Settings,
+    found: Option<&SelfTest>,
+    wanted: Acceleration,
+    degraded: &mut Vec<Degraded>,
+) {
+    let Some(found) = found else { return };
+    settings.splice_bars = u32::from(!found.splice);
+    settings.fionread_bars = u32::from(!found.fionread);
+    if let Some(broken) = &found.broken {
+        settings.acceleration = ACCELERATION_OFF;
+        if wanted != Acceleration::Off {
+            degraded.push(Degraded {
+                what: "acceleration".into(),
+                why: format!("the self-test failed on this kernel: {broken}"),
+                fix: "use another kernel, or --acceleration off to silence this".into(),
+            });
+        }
+    }
+}
+
+/// The witnesses of probation. Without them no workload can be admitted.
+fn attach_tracepoints(ebpf: &mut Ebpf, degraded: &mut Vec<Degraded>) -> Option<()> {
+    let attached = with_tracefs(|| {
+        for (name, tracepoint) in TRACEPOINTS {
+            let witness: &mut TracePoint = program(ebpf, name)?;
+            witness
+                .attach("syscalls", tracepoint)
+                .with_context(|| format!("tracepoint syscalls:{tracepoint}"))?;
+        }
+        Ok(())
+    });
+    attached
+        .inspect_err(|error| {
+            degraded.push(Degraded {
+                what: "acceleration".into(),
+                why: format!("probation has no witness: {error:#}"),
+                fix: format!("mount tracefs on {TRACEFS}, or --acceleration off"),
+            });
+        })
+        .ok()
+}
+
+/// Tracepoints are found by files of tracefs; where it is not mounted it is, for as long as `attach`
+/// runs.
+fn with_tracefs(attach: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    if Path::new(TRACEFS).join("events").exists() {
+        return attach();
+    }
+    rustix::mount::mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None)
+        .with_context(|| format!("mount tracefs on {TRACEFS}"))?;
+    let attached = attach();
+    if let Err(error) = rustix::mount::unmount(TRACEFS, UnmountFlags::DETACH) {
+        tracing::warn!(%error, "{TRACEFS} stays mounted");
+    }
+    attached
+}
+
+fn start_events(
+    ring: aya::maps::RingBuf<aya::maps::MapData>,
+    workloads: Arc<Workloads>,
+    mut sink: impl FnMut(KernelEvent) + Send + 'static,
+) -> anyhow::Result<EventReader> {
+    let reader = EventReader::start(ring, move |event| {
+        if let KernelEvent::WorkloadBarred(barred) = event {
+            workloads.barred(barred.cgroup_id);
+            tracing::warn!(
+                cgroup_id = barred.cgroup_id,
+                pid = barred.pid,
+                by = if barred.by == proxy_common::abi::BARRED_BY_SPLICE { "splice" } else { "FIONREAD" },
+                during = if barred.admitted == 0 { "probation" } else { "acceleration" },
+                "workload is not accelerated any more: it uses a call that redirected sockets get wrong"
+            );
+        }
+        sink(event);
+    });
+    reader.context("cannot start the reader of kernel events")
+}

@@ -1,0 +1,152 @@
+//! Typed handles on the kernel half's maps. Every read and write of a map is here.
+
+use super::DatapathError;
+use anyhow::{Context, bail};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
+};
+use parking_lot::Mutex;
+use proxy_common::{
+    abi::{
+        Endpoint, EndpointKey, Flow, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
+    },
+    flow::FlowKey,
+};
+use std::{fmt::Debug, os::fd::AsFd};
+
+/// A kernel hash map with its name for errors. Reading needs no lock: it has a handle of its own.
+pub(super) struct Table<K: Pod, V: Pod> {
+    name: &'static str,
+    reader: HashMap<MapData, K, V>,
+    writer: Mutex<HashMap<MapData, K, V>>,
+}
+
+impl<K: Pod, V: Pod> Debug for Table<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    fn take(ebpf: &mut Ebpf, name: &'static str) -> anyhow::Result<Self> {
+        let Map::HashMap(data) = take(ebpf, name)? else { bail!("map {name} is no hash map") };
+        let again = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
+        Ok(Self {
+            name,
+            reader: HashMap::try_from(Map::HashMap(again)).with_context(|| format!("map {name}"))?,
+            writer: Mutex::new(HashMap::try_from(Map::HashMap(data)).with_context(|| format!("map {name}"))?),
+        })
+    }
+
+    /// The value under a key.
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        absent_is_none(self.reader.get(key, 0)).map_err(|source| self.error(source))
+    }
+
+    /// Writes a value.
+    pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), DatapathError> {
+        self.writer.lock().insert(key, value, 0).map_err(|source| self.error(source))
+    }
+
+    /// Removes a key; whether it was there.
+    pub(super) fn remove(&self, key: &K) -> Result<bool, DatapathError> {
+        let removed = self.writer.lock().remove(key);
+        absent_is_none(removed).map(|removed| removed.is_some()).map_err(|source| self.error(source))
+    }
+
+    /// All keys now; a concurrent change may repeat or miss one.
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.reader.keys().filter_map(Result::ok).collect()
+    }
+
+    /// All values now; a concurrent change may repeat or miss one.
+    pub(super) fn values(&self) -> impl Iterator<Item = V> {
+        self.reader.iter().filter_map(Result::ok).map(|(_, value)| value)
+    }
+
+    /// Its name in the kernel half.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How many entries there are: walks the keys, about 0.3 us each.
+    pub(super) fn len(&self) -> usize {
+        self.reader.keys().filter(Result::is_ok).count()
+    }
+
+    fn error(&self, source: MapError) -> DatapathError {
+        DatapathError::Map { map: self.name, source }
+    }
+}
+
+fn absent_is_none<T>(outcome: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("the kernel half has no map {name}"))
+}
+
+/// All tables of a loaded kernel half.
+pub(super) struct Tables {
+    pub(super) services: Table<ServiceKey, Service>,
+    pub(super) endpoints: Table<EndpointKey, Endpoint>,
+    pub(super) orig_dst: Table<u64, OrigDst>,
+    pub(super) flows: Table<FlowKey, Flow>,
+    pub(super) upstreams: Table<u64, Upstream>,
+    pub(super) states: Table<FlowKey, SocketState>,
+    pub(super) workloads: Table<u64, Workload>,
+    pub(super) admitted: Table<u64, u32>,
+    pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
+    pub(super) settings: Mutex<Array<MapData, Settings>>,
+    pub(super) counters: PerCpuArray<MapData, u64>,
+}
+
+impl Tables {
+    /// Takes every map out of `ebpf`; the ring buffer comes apart, for its reader.
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<(Self, RingBuf<MapData>)> {
+        let events = RingBuf::try_from(take(ebpf, "EVENTS")?).context("map EVENTS")?;
+        let tables = Self {
+            services: Table::take(ebpf, "SERVICES")?,
+            endpoints: Table::take(ebpf, "ENDPOINTS")?,
+            orig_dst: Table::take(ebpf, "ORIG_DST")?,
+            flows: Table::take(ebpf, "FLOWS")?,
+            upstreams: Table::take(ebpf, "UPSTREAMS")?,
+            states: Table::take(ebpf, "STATES")?,
+            workloads: Table::take(ebpf, "WORKLOADS")?,
+            admitted: Table::take(ebpf, "ADMITTED")?,
+            sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),
+            settings: Mutex::new(Array::try_from(take(ebpf, "SETTINGS")?).context("map SETTINGS")?),
+            counters: PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?,
+        };
+        Ok((tables, events))
+    }
+
+    /// Writes the settings.
+    pub(super) fn write_settings(&self, settings: &Settings) -> Result<(), DatapathError> {
+        let written = self.settings.lock().set(0, settings, 0);
+        written.map_err(|source| DatapathError::Map { map: "SETTINGS", source })
+    }
+
+    /// Takes a socket out of the socket map; whether it was there.
+    pub(super) fn unmap(&self, key: &FlowKey) -> Result<bool, DatapathError> {
+        let removed = self.sockets.lock().remove(key);
+        absent_is_none(removed)
+            .map(|removed| removed.is_some())
+            .map_err(|source| DatapathError::Map { map: "SOCKETS", source })
+    }
+
+    /// A counter over all CPUs; see [`proxy_common::abi::counter`].
+    pub(super) fn counter(&self, index: u32) -> u64 {
+        // The index comes from the same ABI as the map's size: only a torn-down map fails.
+        self.counters.get(&index, 0).map(|per_cpu| per_cpu.iter().sum()).unwrap_or(0)
+    }
+}

@@ -1,0 +1,469 @@
+//! Keeps a [`Snapshot`] up to date with a directory, on a thread of its own: inotify where it
+//! works, and a slow poll for what inotify does not see (targets of symlinks, remounts).
+
+use super::{Reading, Scan, read_with_scan, scan};
+use crate::{
+    metrics::Metrics,
+    snapshot::{self, BuildOptions, Snapshot},
+    source::finding::{Finding, Severity},
+};
+use arc_swap::ArcSwap;
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// A change is read once the directory has been quiet for so long,
+const QUIET: Duration = Duration::from_millis(100);
+/// but no later than this after its first event.
+const AT_MOST: Duration = Duration::from_millis(500);
+/// How often the directory is looked at without an event.
+const POLL: Duration = Duration::from_secs(2);
+/// The longest wait before a failed reading is tried again without a change.
+const MAX_RETRY: Duration = Duration::from_secs(60);
+/// Findings of one reading that are logged.
+const MAX_LOGGED: usize = 50;
+
+/// A directory that was read once and can be watched.
+#[derive(Debug)]
+pub struct Watch {
+    dir: PathBuf,
+    options: BuildOptions,
+    metrics: Arc<Metrics>,
+    current: Arc<ArcSwap<Snapshot>>,
+    published: watch::Sender<u64>,
+    /// What the latest reading read.
+    seen: Option<Scan>,
+    /// What was logged last: the same is not logged again.
+    said: String,
+    retry: Option<Retry>,
+}
+
+/// When a failed reading is tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    after: Duration,
+}
+
+impl Watch {
+    /// Reads `dir`. An error where the directory or a file cannot be read; what else is wrong is
+    /// logged.
+    pub fn open(dir: &Path, options: BuildOptions, metrics: Arc<Metrics>) -> Result<Self, super::ReadError> {
+        let (reading, seen) = read_with_scan(dir);
+        let (objects, findings) = reading?;
+        let mut watch = Self {
+            dir: dir.to_owned(),
+            options,
+            metrics,
+            current: Arc::default(),
+            published: watch::Sender::new(0),
+            seen,
+            said: String::new(),
+            retry: None,
+        };
+        watch.publish(Ok((objects, findings)));
+        Ok(watch)
+    }
+
+    /// The snapshot in force; the same cell for ever.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.current)
+    }
+
+    /// Generations, as they come into force.
+    #[must_use]
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// Watches until the answer is dropped. A state that cannot be read keeps the last good
+    /// snapshot, is logged and counted.
+    pub fn spawn(self) -> io::Result<Watching> {
+        let (wake, signals) = sync_channel(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let watching = Watching { wake: wake.clone(), stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("weir-watch".into());
+        thread.spawn(move || self.run(&wake, &signals, &stop))?;
+        Ok(watching)
+    }
+
+    fn run(mut self, wake: &SyncSender<()>, signals: &Receiver<()>, stop: &AtomicBool) {
+        let mut inotify = Inotify::default();
+        inotify.follow(&self.dir, wake);
+        // What changed since `open`.
+        let mut due = self.is_due();
+        loop {
+            if due {
+                self.reload();
+            }
+            let woken = match signals.recv_timeout(POLL) {
+                Ok(()) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if woken {
+                settle(signals);
+            }
+            inotify.follow(&self.dir, wake);
+            due = woken || self.is_due();
+        }
+    }
+
+    /// Without an event: did what is there change, or is a failed reading to be tried again?
+    fn is_due(&self) -> bool {
+        self.retry.is_some_and(|retry| retry.at <= Instant::now()) || scan(&self.dir).ok() != self.seen
+    }
+
+    fn reload(&mut self) {
+        let (reading, scan) = read_with_scan(&self.dir);
+        self.seen = scan;
+        self.publish(reading);
+    }
+
+    fn publish(&mut self, reading: Reading) {
+        let (objects, mut findings) = match reading {
+            Ok(read) => read,
+            Err(error) => return self.keep(&error),
+        };
+        self.retry = None;
+        let old = self.current.load_full();
+        let (mut snapshot, more) = snapshot::build(&objects, &self.options, old.generation);
+        findings.extend(more);
+        findings.sort();
+        self.log(&findings);
+        let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+        self.metrics.config_read(!errors);
+        if old.generation > 0 && snapshot == *old {
+            return;
+        }
+        snapshot.generation += 1;
+        tracing::info!(
+            generation = snapshot.generation,
+            clusters = snapshot.clusters.len(),
+            frontends = snapshot.by_frontend.len(),
+            "configuration in force"
+        );
+        let snapshot = Arc::new(snapshot);
+        self.current.store(Arc::clone(&snapshot));
+        self.metrics.config_in_force(Arc::clone(&snapshot));
+        self.published.send_replace(snapshot.generation);
+    }
+
+    /// The last good snapshot stays.
+    fn keep(&mut self, error: &super::ReadError) {
+        self.metrics.config_read(false);
+        let after = self.retry.map_or(POLL, |retry| (2 * retry.after).min(MAX_RETRY));
+        self.retry = Some(Retry { at: Instant::now() + after, after });
+        let generation = self.current.load().generation;
+        if self.is_news(&error.to_string()) {
+            tracing::error!(generation, "{error}; the last good configuration stays");
+        }
+    }
+
+    fn log(&mut self, findings: &[Finding]) {
+        let logged = findings.get(..MAX_LOGGED).unwrap_or(findings);
+        let text = logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        if !self.is_news(&text) {
+            return;
+        }
+        for finding in logged {
+            match finding.severity {
+                Severity::Error => tracing::error!("{finding}"),
+                Severity::Warning => tracing::warn!("{finding}"),
+                Severity::Info => tracing::debug!("{finding}"),
+            }
+        }
+        if findings.len() > logged.len() {
+            tracing::warn!("{} more findings; see weir check", findings.len() - logged.len());
+        }
+    }
+
+    fn is_news(&mut self, text: &str) -> bool {
+        let news = self.said != text;
+        text.clone_into(&mut self.said);
+        news
+    }
+}
+
+/// A watch at work; ends when dropped.
+#[derive(Debug)]
+pub struct Watching {
+    wake: SyncSender<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Full means that it wakes anyway.
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// Waits until no more signals come, but not for ever.
+fn settle(signals: &Receiver<()>) {
+    let begun = Instant::now();
+    while let Some(left) = AT_MOST.checked_sub(begun.elapsed())
+        && signals.recv_timeout(QUIET.min(left)).is_ok()
+    {}
+}
+
+/// The kernel's notices about one directory, whichever inode its path leads to by now.
+#[derive(Default)]
+struct Inotify {
+    attached: Option<((u64, u64), RecommendedWatcher)>,
+    failure: String,
+}
+
+impl Inotify {
+    fn follow(&mut self, dir: &Path, wake: &SyncSender<()>) {
+        let Ok(metadata) = fs::metadata(dir) else {
+            self.attached = None;
+            return;
+        };
+        let inode = (metadata.dev(), metadata.ino());
+        if self.attached.as_ref().is_some_and(|(attached, _)| *attached == inode) {
+            return;
+        }
+        match attach(dir, wake.clone()) {
+            Ok(watcher) => self.attached = Some((inode, watcher)),
+            Err(error) => {
+                self.attached = None;
+                let failure = error.to_string();
+                if self.failure != failure {
+                    tracing::warn!(
+                        "inotify on {}: {failure}; changes are found every {POLL:?}",
+                        dir.display()
+                    );
+                    self.failure = failure;
+                }
+            }
+        }
+    }
+}
+
+fn attach(dir: &Path, wake: SyncSender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.map_or(true, |event| is_change(event.kind)) {
+            // Full: the watch has yet to see the previous one, and reads after it.
+            let _ = wake.try_send(());
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+/// Our own reading opens files, too.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::metrics::Format;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    fn service(name: &str, ip: u8) -> String {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+             spec: {{clusterIP: 10.96.0.{ip}, ports: [{{port: 8080}}]}}\n"
+        )
+    }
+
+    struct Fixture {
+        dir: TempDir,
+        current: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        _watching: Watching,
+    }
+
+    fn watched(prepare: impl FnOnce(&Path)) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let metrics = Arc::<Metrics>::default();
+        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::clone(&metrics)).unwrap();
+        let current = watch.snapshot();
+        Fixture { dir, current, metrics, _watching: watch.spawn().unwrap() }
+    }
+
+    impl Fixture {
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        fn names(&self) -> Vec<String> {
+            self.current.load().clusters.iter().map(|cluster| cluster.name.to_string()).collect()
+        }
+
+        fn frontend(&self) -> String {
+            self.current.load().clusters[0].frontends[0].to_string()
+        }
+
+        fn readings(&self, result: &str) -> u64 {
+            let text = self.metrics.text(Format::Prometheus).unwrap();
+            let series = format!("weir_config_reloads_total{{result=\"{result}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        }
+    }
+
+    fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_change_comes_into_force() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        assert_eq!(fixture.current.load().generation, 1);
+        fixture.write("b.yaml", &service("b", 2));
+        eventually("b is there", || fixture.names() == ["default/a:8080", "default/b:8080"]);
+        assert_eq!(fixture.current.load().generation, 2);
+        fs::remove_file(fixture.path("a.yaml")).unwrap();
+        eventually("a is gone", || fixture.names() == ["default/b:8080"]);
+    }
+
+    #[test]
+    fn a_swapped_config_map_comes_into_force() {
+        let fixture = watched(|dir| {
+            fs::create_dir(dir.join("..1")).unwrap();
+            fs::write(dir.join("..1/a.yaml"), service("a", 1)).unwrap();
+            symlink("..1", dir.join("..data")).unwrap();
+            symlink("..data/a.yaml", dir.join("a.yaml")).unwrap();
+        });
+        assert_eq!(fixture.frontend(), "10.96.0.1:8080");
+        for version in 2..5 {
+            let dir = fixture.path(&format!("..{version}"));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("a.yaml"), service("a", version)).unwrap();
+            symlink(format!("..{version}"), fixture.path("..data_tmp")).unwrap();
+            fs::rename(fixture.path("..data_tmp"), fixture.path("..data")).unwrap();
+            fs::remove_dir_all(fixture.path(&format!("..{}", version - 1))).unwrap();
+            eventually("the new version", || fixture.frontend() == format!("10.96.0.{version}:8080"));
+        }
+    }
+
+    #[test]
+    fn c1_a_broken_or_truncated_file_keeps_the_last_good_state() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        let mut failures = 0;
+        for text in ["a: [", "", &service("a", 2)[..60]] {
+            fixture.write("a.yaml", text);
+            eventually("the failure is counted", || fixture.readings("failure") > failures);
+            failures = fixture.readings("failure");
+            assert_eq!(fixture.frontend(), "10.96.0.1:8080");
+            assert_eq!(fixture.current.load().generation, 1);
+        }
+        assert!(
+            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 0")
+        );
+        fixture.write("a.yaml", &service("a", 3));
+        eventually("the repair", || fixture.frontend() == "10.96.0.3:8080");
+        assert!(
+            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 1")
+        );
+    }
+
+    #[test]
+    fn an_invalid_object_does_not_hold_up_the_others() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        fixture.write("b.yaml", &format!("{}---\n{}", service("B", 2), service("c", 3)));
+        eventually("c is there", || fixture.names() == ["default/a:8080", "default/c:8080"]);
+    }
+
+    #[test]
+    fn f26_a_flapping_directory_is_applied_while_it_flaps() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut last = 0;
+        for change in 0_u8.. {
+            last = change % 100 + 1;
+            fixture.write("a.tmp", &service("a", last));
+            fs::rename(fixture.path("a.tmp"), fixture.path("a.yaml")).unwrap();
+            if fixture.current.load().generation >= 3 || Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(fixture.current.load().generation >= 3, "nothing was applied under 100 changes/s");
+        eventually("the last change wins", || fixture.frontend() == format!("10.96.0.{last}:8080"));
+    }
+
+    #[test]
+    fn the_same_state_again_is_no_new_generation() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        let before = fixture.readings("success");
+        fixture.write("a.yaml", &format!("# a comment\n{}", service("a", 1)));
+        eventually("it is read", || fixture.readings("success") > before);
+        assert_eq!(fixture.current.load().generation, 1);
+    }
+
+    #[test]
+    fn a_removed_directory_keeps_the_last_good_state_until_it_comes_back() {
+        let fixture = watched(|dir| {
+            fs::write(dir.join("a.yaml"), service("a", 1)).unwrap();
+        });
+        fs::remove_dir_all(fixture.dir.path()).unwrap();
+        eventually("the failure is counted", || fixture.readings("failure") > 0);
+        assert_eq!(fixture.names(), ["default/a:8080"]);
+        fs::create_dir(fixture.dir.path()).unwrap();
+        fixture.write("b.yaml", &service("b", 2));
+        eventually("the new directory is read", || fixture.names() == ["default/b:8080"]);
+        fixture.write("b.yaml", &service("c", 3));
+        eventually("and watched", || fixture.names() == ["default/c:8080"]);
+    }
+
+    #[test]
+    fn what_inotify_does_not_see_is_found_by_the_poll() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let target = elsewhere.path().join("a.yaml");
+        fs::write(&target, service("a", 1)).unwrap();
+        let fixture = watched(|dir| symlink(&target, dir.join("a.yaml")).unwrap());
+        fs::write(&target, service("a", 2)).unwrap();
+        eventually("the target's change", || fixture.frontend() == "10.96.0.2:8080");
+    }
+
+    #[test]
+    fn consumers_are_woken_by_each_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::default()).unwrap();
+        let mut generations = watch.generations();
+        assert_eq!(*generations.borrow_and_update(), 1);
+        let _watching = watch.spawn().unwrap();
+        fs::write(dir.path().join("a.yaml"), service("a", 1)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let woken = async { tokio::time::timeout(Duration::from_secs(20), generations.changed()).await };
+        runtime.block_on(woken).unwrap().unwrap();
+        assert_eq!(*generations.borrow(), 2);
+    }
+}
