@@ -5,8 +5,6 @@ mod builder;
 mod lint;
 mod service;
 mod slice;
-#[cfg(test)]
-mod tests;
 
 pub use builder::build;
 
@@ -219,3 +217,6 @@ impl From<crate::config::TimeoutArgs> for Timeouts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

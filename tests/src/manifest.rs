@@ -192,7 +192,8 @@ impl ConfigDir {
 
     /// Replaces `services.yaml` by rename.
     pub fn write(&self, services: &[Service]) -> Result<()> {
-        self.write_text(&services.iter().map(Service::yaml).collect::<String>())
+        // Never empty: the agent takes an empty file for a write that was cut short.
+        self.write_text(&services.iter().map(Service::yaml).fold("---\n".to_owned(), |all, one| all + &one))
     }
 
     /// Replaces `services.yaml` by rename with any text.

@@ -79,8 +79,12 @@ impl fmt::Display for Report {
             Some(clusters) => f.write_str(&plural(clusters, "Service port"))?,
             None => f.write_str("not readable")?,
         }
+        if self.findings.is_empty() {
+            return f.write_str(", no findings");
+        }
         let counts = [(self.errors, "error"), (self.warnings, "warning"), (self.infos, "info")];
-        counts.iter().try_for_each(|(count, word)| write!(f, ", {}", plural(*count, word)))
+        let present = counts.iter().filter(|(count, _)| *count > 0);
+        present.map(|(count, word)| write!(f, ", {}", plural(*count, word))).collect()
     }
 }
 
@@ -105,7 +109,7 @@ mod tests {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/hello");
         let report = Report::of(&args(&example)).unwrap();
         assert_eq!(text(&report, Output::Text), "");
-        assert_eq!(report.to_string(), "1 Service port, 0 errors, 0 warnings, 0 infos");
+        assert_eq!(report.to_string(), "1 Service port, no findings");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Keeps a [`Snapshot`] up to date with a directory, on a thread of its own: inotify where it
 //! works, and a slow poll for what inotify does not see (targets of symlinks, remounts).
 
-use super::{Reading, Scan, read_with_scan, scan};
+use super::{ReadError, Reading, Scan, read_with_scan, scan};
 use crate::{
-    metrics::Metrics,
     snapshot::{self, BuildOptions, Snapshot},
-    source::finding::{Finding, Severity},
+    source::{
+        finding::{Finding, Severity},
+        manifest::file_error,
+    },
+    status::Board,
 };
 use arc_swap::ArcSwap;
 use notify::{
@@ -35,13 +38,15 @@ const POLL: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(60);
 /// Findings of one reading that are logged.
 const MAX_LOGGED: usize = 50;
+/// Errors of one reading that the status names.
+const MAX_SUMMED: usize = 5;
 
 /// A directory that was read once and can be watched.
 #[derive(Debug)]
 pub struct Watch {
     dir: PathBuf,
     options: BuildOptions,
-    metrics: Arc<Metrics>,
+    board: Arc<Board>,
     current: Arc<ArcSwap<Snapshot>>,
     published: watch::Sender<u64>,
     /// What the latest reading read.
@@ -61,13 +66,13 @@ struct Retry {
 impl Watch {
     /// Reads `dir`. An error where the directory or a file cannot be read; what else is wrong is
     /// logged.
-    pub fn open(dir: &Path, options: BuildOptions, metrics: Arc<Metrics>) -> Result<Self, super::ReadError> {
+    pub fn open(dir: &Path, options: BuildOptions, board: Arc<Board>) -> Result<Self, ReadError> {
         let (reading, seen) = read_with_scan(dir);
         let (objects, findings) = reading?;
         let mut watch = Self {
             dir: dir.to_owned(),
             options,
-            metrics,
+            board,
             current: Arc::default(),
             published: watch::Sender::new(0),
             seen,
@@ -140,7 +145,7 @@ impl Watch {
     fn publish(&mut self, reading: Reading) {
         let (objects, mut findings) = match reading {
             Ok(read) => read,
-            Err(error) => return self.keep(&error),
+            Err(error) => return self.keep(error),
         };
         self.retry = None;
         let old = self.current.load_full();
@@ -148,10 +153,9 @@ impl Watch {
         findings.extend(more);
         findings.sort();
         self.log(&findings);
-        let errors = findings.iter().any(|finding| finding.severity == Severity::Error);
-        self.metrics.config_read(!errors);
+        let error = summary(&findings);
         if old.generation > 0 && snapshot == *old {
-            return;
+            return self.board.config_applied(old, error);
         }
         snapshot.generation += 1;
         tracing::info!(
@@ -162,26 +166,32 @@ impl Watch {
         );
         let snapshot = Arc::new(snapshot);
         self.current.store(Arc::clone(&snapshot));
-        self.metrics.config_in_force(Arc::clone(&snapshot));
+        self.board.config_applied(Arc::clone(&snapshot), error);
         self.published.send_replace(snapshot.generation);
     }
 
     /// The last good snapshot stays.
-    fn keep(&mut self, error: &super::ReadError) {
-        self.metrics.config_read(false);
+    fn keep(&mut self, error: ReadError) {
         let after = self.retry.map_or(POLL, |retry| (2 * retry.after).min(MAX_RETRY));
         self.retry = Some(Retry { at: Instant::now() + after, after });
-        let generation = self.current.load().generation;
-        if self.is_news(&error.to_string()) {
-            tracing::error!(generation, "{error}; the last good configuration stays");
+        let findings = match error {
+            ReadError::Files(findings) => findings,
+            ReadError::Directory { .. } => {
+                vec![file_error(&self.dir.to_string_lossy(), 0, &error.to_string(), "")]
+            }
+        };
+        if self.log(&findings) {
+            let generation = self.current.load().generation;
+            tracing::error!(generation, "the configuration cannot be read; the last good one stays");
         }
+        self.board.config_rejected(summary(&findings).unwrap_or_default());
     }
 
-    fn log(&mut self, findings: &[Finding]) {
+    /// False if the same was logged last time.
+    fn log(&mut self, findings: &[Finding]) -> bool {
         let logged = findings.get(..MAX_LOGGED).unwrap_or(findings);
-        let text = logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        if !self.is_news(&text) {
-            return;
+        if !self.is_news(&logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")) {
+            return false;
         }
         for finding in logged {
             match finding.severity {
@@ -193,6 +203,7 @@ impl Watch {
         if findings.len() > logged.len() {
             tracing::warn!("{} more findings; see weir check", findings.len() - logged.len());
         }
+        true
     }
 
     fn is_news(&mut self, text: &str) -> bool {
@@ -200,6 +211,15 @@ impl Watch {
         text.clone_into(&mut self.said);
         news
     }
+}
+
+/// The first errors, for the status; `None` if there is none.
+fn summary(findings: &[Finding]) -> Option<String> {
+    let errors = || findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let first: Vec<_> = errors().take(MAX_SUMMED).map(ToString::to_string).collect();
+    let more = errors().count() - first.len();
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (!first.is_empty()).then(|| first.join("; ") + &tail)
 }
 
 /// A watch at work; ends when dropped.
@@ -294,20 +314,24 @@ mod tests {
         )
     }
 
+    fn board() -> Arc<Board> {
+        Arc::new(Board::new(Arc::default()))
+    }
+
     struct Fixture {
         dir: TempDir,
         current: Arc<ArcSwap<Snapshot>>,
-        metrics: Arc<Metrics>,
+        board: Arc<Board>,
         _watching: Watching,
     }
 
     fn watched(prepare: impl FnOnce(&Path)) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let metrics = Arc::<Metrics>::default();
-        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::clone(&metrics)).unwrap();
+        let board = board();
+        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::clone(&board)).unwrap();
         let current = watch.snapshot();
-        Fixture { dir, current, metrics, _watching: watch.spawn().unwrap() }
+        Fixture { dir, current, board, _watching: watch.spawn().unwrap() }
     }
 
     impl Fixture {
@@ -328,7 +352,7 @@ mod tests {
         }
 
         fn readings(&self, result: &str) -> u64 {
-            let text = self.metrics.text(Format::Prometheus).unwrap();
+            let text = self.board.metrics().text(Format::Prometheus).unwrap();
             let series = format!("weir_config_reloads_total{{result=\"{result}\"}} ");
             text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
         }
@@ -381,16 +405,28 @@ mod tests {
             fixture.write("a.yaml", text);
             eventually("the failure is counted", || fixture.readings("failure") > failures);
             failures = fixture.readings("failure");
+            let error = fixture.board.status().config.error.unwrap();
+            assert!(error.contains("a.yaml"), "{error}");
             assert_eq!(fixture.frontend(), "10.96.0.1:8080");
             assert_eq!(fixture.current.load().generation, 1);
         }
         assert!(
-            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 0")
+            fixture
+                .board
+                .metrics()
+                .text(Format::Prometheus)
+                .unwrap()
+                .contains("weir_config_last_reload_success 0")
         );
         fixture.write("a.yaml", &service("a", 3));
         eventually("the repair", || fixture.frontend() == "10.96.0.3:8080");
         assert!(
-            fixture.metrics.text(Format::Prometheus).unwrap().contains("weir_config_last_reload_success 1")
+            fixture
+                .board
+                .metrics()
+                .text(Format::Prometheus)
+                .unwrap()
+                .contains("weir_config_last_reload_success 1")
         );
     }
 
@@ -399,6 +435,14 @@ mod tests {
         let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
         fixture.write("b.yaml", &format!("{}---\n{}", service("B", 2), service("c", 3)));
         eventually("c is there", || fixture.names() == ["default/a:8080", "default/c:8080"]);
+        eventually("B is named", || {
+            fixture
+                .board
+                .status()
+                .config
+                .error
+                .is_some_and(|error| error.contains("b.yaml:1 Service default/B"))
+        });
     }
 
     #[test]
@@ -456,7 +500,7 @@ mod tests {
     #[test]
     fn consumers_are_woken_by_each_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::default()).unwrap();
+        let watch = Watch::open(dir.path(), BuildOptions::default(), board()).unwrap();
         let mut generations = watch.generations();
         assert_eq!(*generations.borrow_and_update(), 1);
         let _watching = watch.spawn().unwrap();
