@@ -64,7 +64,8 @@ pub(crate) fn host_triple() -> Result<String> {
         .context("rustc names no host")
 }
 
-fn target_directory() -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| exec::root().join("target"), PathBuf::from)
 }
 
