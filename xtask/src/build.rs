@@ -25,13 +25,13 @@ pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
 /// set with 32-bit operations and compare-and-swap.
 const BPF_FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3";
 
-/// Builds both halves.
-pub(crate) fn build(args: &Args) -> Result<()> {
+/// Builds both halves; where the agent is.
+pub(crate) fn build(args: &Args) -> Result<PathBuf> {
     setup::ensure(&[Group::Kernel])?;
     kernel_half("build", &[])?;
     let binary = if args.without_libraries { static_agent()? } else { workspace(args)? };
     println!("built {}", binary.display());
-    Ok(())
+    Ok(binary)
 }
 
 fn workspace(args: &Args) -> Result<PathBuf> {

@@ -4,8 +4,10 @@
 mod bench;
 mod build;
 mod clean_host;
+mod demo;
 mod exec;
 mod lint;
+mod run;
 mod setup;
 mod test;
 mod tidy;
@@ -21,6 +23,8 @@ enum Verb {
     Setup(setup::Args),
     /// Build the kernel half, then the host programs with the kernel half inside.
     Build(build::Args),
+    /// Show what Weir does: pods, servers, the agent, traffic, a live table of it.
+    Run(run::Args),
     /// Test everything; what needs root runs under sudo.
     Test(test::Args),
     /// Remove what a crashed run left behind.
@@ -43,7 +47,8 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Setup(args) => setup::setup(&args),
-        Verb::Build(args) => build::build(&args),
+        Verb::Build(args) => build::build(&args).map(drop),
+        Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::test(&args),
         Verb::CleanHost(args) => clean_host::clean_host(&args),
         Verb::Bench(args) => bench::bench(&args),
