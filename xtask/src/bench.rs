@@ -51,8 +51,7 @@ pub(crate) struct Args {
 /// Builds, then measures as root.
 pub(crate) fn bench(args: &Args) -> Result<()> {
     setup::ensure(&[Group::Kernel, Group::Network])?;
-    build::build(&build::Args { release: true, ..build::Args::default() })?;
-    let weir = build::target_directory().join("release/weir");
+    let weir = build::build(&build::Args { release: true, ..build::Args::default() })?;
     let mut command = exec::as_root("env");
     command.arg(format!("WEIR_BIN={}", weir.display()));
     command.arg(weir.with_file_name("xtask")).arg("bench-measure").args(args.words());

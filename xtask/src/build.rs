@@ -65,7 +65,7 @@ pub(crate) fn host_triple() -> Result<String> {
 }
 
 /// Where cargo puts what it builds.
-pub(crate) fn target_directory() -> PathBuf {
+fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| exec::root().join("target"), PathBuf::from)
 }
 
