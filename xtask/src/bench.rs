@@ -48,6 +48,9 @@ pub(crate) struct Args {
     agent_arg: Vec<String>,
 }
 
+/// Share of the CPUs that others may use while we measure.
+const QUIET: f64 = 0.05;
+
 /// Builds, then measures as root.
 pub(crate) fn bench(args: &Args) -> Result<()> {
     setup::ensure(&[Group::Kernel, Group::Network])?;
@@ -100,15 +103,17 @@ impl Args {
 fn conditions(cpus: usize, plan: &Plan) -> Result<String> {
     let before = machine::Busy::now()?;
     std::thread::sleep(Duration::from_secs(1));
-    let background = before.until_now()?.share * 100.0;
+    let background = before.until_now()?.share;
+    let warning = if background > QUIET { ": BUSY, the figures will be wrong" } else { "" };
     let iptables = exec::output(Command::new("iptables").arg("--version"))?;
     let variants = plan.variants().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     Ok(format!(
-        "Linux {}, {cpus} CPUs, {} in the background; {}\n{variants}\nmeasuring takes {:.0} min and the starts of agents",
+        "Linux {}, {cpus} CPUs, {:.0} % busy in the background{warning}; {}\n{variants}\n\
+         {:.0} s of load, and the starts of agents",
         kernel(),
-        format_args!("{background:.0} % busy"),
+        background * 100.0,
         iptables.trim(),
-        plan.duration().as_secs_f64() / 60.0,
+        plan.duration().as_secs_f64(),
     ))
 }
 

@@ -29,22 +29,10 @@ pub(super) fn draw(path: &Path, cases: &[Case]) -> Result<()> {
         root.fill(&WHITE).map_err(failed)?;
         let panels = root.split_evenly((2, 2));
         let [rps, cpu, rps_close, latency] = panels.as_slice() else { return Err(anyhow!("four panels")) };
-        bars(rps, "requests/s, 32 connections, keep-alive, 100 B", cases, HEADLINE, Metric::Rps)?;
-        bars(
-            cpu,
-            "CPU us per request (whole machine), 32 connections, keep-alive, 100 B",
-            cases,
-            HEADLINE,
-            Metric::Cpu,
-        )?;
-        bars(
-            rps_close,
-            "requests/s, 32 connections, connection per request, 100 B",
-            cases,
-            close,
-            Metric::Rps,
-        )?;
-        latencies(latency, cases)?;
+        bars(rps, "requests/s: 32 connections, keep-alive, 100 B", cases, HEADLINE, Metric::Rps)?;
+        bars(cpu, "CPU of the whole machine, us per request: the same", cases, HEADLINE, Metric::Cpu)?;
+        bars(rps_close, "requests/s: connection per request", cases, close, Metric::Rps)?;
+        latencies(latency, "open-loop latency, us: keep-alive, half of each path's saturation", cases)?;
         root.present().map_err(failed)
     })();
     drawn.map_err(|error: anyhow::Error| error.context(format!("draw {}", path.display())))
@@ -52,84 +40,68 @@ pub(super) fn draw(path: &Path, cases: &[Case]) -> Result<()> {
 
 /// One bar a variant: the median, with a line from the smallest to the largest round.
 fn bars(area: &Area<'_>, title: &str, cases: &[Case], shape: Shape, metric: Metric) -> Result<()> {
-    let bars: Vec<_> = variants(cases)
-        .into_iter()
-        .filter_map(|variant| {
-            let these = cases.iter().filter(|case| case.variant == variant && case.shape == shape);
-            Some((variant, spread(these.map(|case| metric.of(case)))?))
-        })
+    let these = |variant| cases.iter().filter(move |case| case.variant == variant && case.shape == shape);
+    let bars: Vec<_> = from_bottom(cases)
+        .filter_map(|variant| Some((variant, spread(these(variant).map(|case| metric.of(case)))?)))
         .collect();
-    let top = bars.iter().map(|(_, value)| value.max).fold(0.0, f64::max) * 1.1;
-    if bars.is_empty() || top <= 0.0 {
-        return Ok(());
-    }
+    let most = bars.iter().map(|(_, value)| value.max).fold(0.0, f64::max) * 1.05;
+    let Some(last) = bars.len().checked_sub(1) else { return Ok(()) };
     let names: Vec<_> = bars.iter().map(|(variant, _)| *variant).collect();
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 18))
-        .margin(12)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
-        .build_cartesian_2d((0..names.len()).into_segmented(), 0.0..top)
-        .map_err(failed)?;
+    let mut chart =
+        builder(area, title).build_cartesian_2d(0.0..most, (0..last).into_segmented()).map_err(failed)?;
     chart
         .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(names.len())
-        .x_label_formatter(&|place| label(place, &names))
-        .x_label_style(("sans-serif", 11))
+        .disable_y_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&|value| format!("{value:.0}"))
+        .y_labels(names.len())
+        .y_label_formatter(&|place| label(place, &names))
+        .label_style(("sans-serif", 12))
         .draw()
         .map_err(failed)?;
     let rectangles = bars.iter().enumerate().map(|(place, (variant, value))| {
-        let corners = [(SegmentValue::Exact(place), 0.0), (SegmentValue::Exact(place + 1), value.median)];
+        let corners = [(0.0, SegmentValue::Exact(place)), (value.median, SegmentValue::Exact(place + 1))];
         let mut bar = Rectangle::new(corners, colour(*variant).filled());
-        bar.set_margin(0, 0, 10, 10);
+        bar.set_margin(5, 5, 0, 0);
         bar
     });
     chart.draw_series(rectangles).map_err(failed)?;
     let ranges = bars.iter().enumerate().map(|(place, (_, value))| {
         let place = SegmentValue::CenterOf(place);
-        ErrorBar::new_vertical(place, value.min, value.median, value.max, BLACK.filled(), 12)
+        ErrorBar::new_horizontal(place, value.min, value.median, value.max, BLACK.filled(), 8)
     });
     chart.draw_series(ranges).map_err(failed)?;
     Ok(())
 }
 
 /// Open-loop quantiles on a logarithmic scale, with their range.
-fn latencies(area: &Area<'_>, cases: &[Case]) -> Result<()> {
+fn latencies(area: &Area<'_>, title: &str, cases: &[Case]) -> Result<()> {
     let open = |variant: Variant| {
         let these = cases.iter().filter(move |case| case.variant == variant && case.shape == HEADLINE);
         these.filter_map(|case| case.open_loop.as_ref())
     };
-    let names: Vec<_> =
-        variants(cases).into_iter().filter(|variant| open(*variant).next().is_some()).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let top =
-        names.iter().flat_map(|variant| open(*variant)).map(|open| open.measured.p999_us).fold(1.0, f64::max);
-    let mut chart = ChartBuilder::on(area)
-        .caption(
-            "open-loop latency in us at half of each path's saturation, keep-alive, 100 B",
-            ("sans-serif", 18),
-        )
-        .margin(12)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
-        .build_cartesian_2d((0..names.len()).into_segmented(), (10.0..top * 1.5).log_scale())
+    let names: Vec<_> = from_bottom(cases).filter(|variant| open(*variant).next().is_some()).collect();
+    let Some(last) = names.len().checked_sub(1) else { return Ok(()) };
+    let all = || names.iter().flat_map(|variant| open(*variant));
+    let least = all().map(|open| open.measured.p50_us).fold(f64::MAX, f64::min);
+    let most = all().map(|open| open.measured.p999_us).fold(least, f64::max);
+    let mut chart = builder(area, title)
+        .build_cartesian_2d((least * 0.8..most * 1.3).log_scale(), (0..last).into_segmented())
         .map_err(failed)?;
     chart
         .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(names.len())
-        .x_label_formatter(&|place| label(place, &names))
-        .x_label_style(("sans-serif", 11))
+        .disable_y_mesh()
+        .x_label_formatter(&|value| format!("{value:.0}"))
+        .y_labels(names.len())
+        .y_label_formatter(&|place| label(place, &names))
+        .label_style(("sans-serif", 12))
         .draw()
         .map_err(failed)?;
     for (name, colour, of) in QUANTILES {
         let points = names.iter().enumerate().filter_map(|(place, variant)| {
             let value = spread(open(*variant).map(of))?;
             let place = SegmentValue::CenterOf(place);
-            Some(ErrorBar::new_vertical(place, value.min, value.median, value.max, colour.filled(), 16))
+            Some(ErrorBar::new_horizontal(place, value.min, value.median, value.max, colour.filled(), 10))
         });
         chart
             .draw_series(points)
@@ -137,8 +109,25 @@ fn latencies(area: &Area<'_>, cases: &[Case]) -> Result<()> {
             .label(name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 5, colour.filled()));
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw().map_err(failed)?;
+    chart
+        .configure_series_labels()
+        .label_font(("sans-serif", 13))
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()
+        .map_err(failed)?;
     Ok(())
+}
+
+fn builder<'a, 'b>(area: &'a Area<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut builder = ChartBuilder::on(area);
+    builder.caption(title, ("sans-serif", 17)).margin(14).x_label_area_size(30).y_label_area_size(150);
+    builder
+}
+
+/// Variants as the vertical axis counts them: the first stands at the top.
+fn from_bottom(cases: &[Case]) -> impl Iterator<Item = Variant> {
+    variants(cases).into_iter().rev()
 }
 
 fn label(place: &SegmentValue<usize>, names: &[Variant]) -> String {
