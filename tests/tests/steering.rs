@@ -357,3 +357,73 @@ fn k1_a_head_in_one_byte_writes_is_relayed_as_one() -> Result<()> {
     assert_eq!(ended, "eof");
     Ok(())
 }
+
+/// Runs Python in the client pod; `A` is the ClusterIP and `P` the port, `R` a request, and
+/// `answer` reads a socket to its end.
+fn python(scene: &Scene, code: &str) -> Result<String> {
+    let prelude = format!(
+        "import socket, sys\nA, P = {:?}, {}\n\
+         R = b'GET / HTTP/1.1\\r\\nHost: demo\\r\\nConnection: close\\r\\n\\r\\n'\n\
+         def answer(s):\n  return b''.join(iter(lambda: s.recv(65536), b'')).decode()\n",
+        WEB.ip().to_string(),
+        WEB.port()
+    );
+    let code = format!("{prelude}{code}");
+    Ok(scene.client.run("python3", ["-c", &code], Duration::from_secs(30))?.success()?.text())
+}
+
+#[test]
+fn b3_a_connect_by_tcp_fast_open_is_steered() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let code = "s = socket.socket()\ns.sendto(R, socket.MSG_FASTOPEN, (A, P))\nprint(answer(s))";
+    assert!(python(&scene, code)?.contains("X-Server: server1"));
+    assert_eq!(scene.agent.logged(1)?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn b4_a_connect_by_mptcp_is_steered() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let code = "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\ns.settimeout(3)\n\
+                s.connect((A, P))\ns.send(R)\nprint(answer(s))";
+    assert!(python(&scene, code)?.contains("X-Server: server1"));
+    assert_eq!(scene.agent.logged(1)?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn b15_a_non_blocking_connect_is_steered_and_a_socket_that_connects_anew_keeps_no_stale_record() -> Result<()>
+{
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let other = scene.topology.pod("other", 30)?;
+    let _serving = peer::Server::http(&other, PORT)?;
+    let code = format!(
+        "import ctypes, select\ns = socket.socket()\ns.setblocking(False)\n\
+         try: s.connect((A, P))\nexcept BlockingIOError: pass\nselect.select([], [s], [], 5)\n\
+         s.setblocking(True)\nprint(s.getpeername()[0])\n\
+         unspec = bytes(16)\nassert ctypes.CDLL(None).connect(s.fileno(), unspec, 16) == 0\n\
+         s.connect(({:?}, P))\nprint(s.getpeername()[0])\ns.send(R)\nprint(answer(s))",
+        other.v4().to_string()
+    );
+    let said = python(&scene, &code)?;
+    let mut lines = said.lines();
+    assert_eq!(lines.next(), Some(WEB.ip().to_string().as_str()), "{said}");
+    assert_eq!(lines.next(), Some(other.v4().to_string().as_str()), "{said}");
+    assert!(said.contains("X-Server: other"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn b8_udp_to_the_same_address_is_not_intercepted() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let code =
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.connect((A, P))\nprint(s.getpeername())";
+    assert!(python(&scene, code)?.contains("10.96.0.10"));
+    let samples = scene.agent.metrics()?;
+    assert!(samples.sum("weir_kernel_events_total", &[("event", "steered")]).abs() < f64::EPSILON);
+    Ok(())
+}
