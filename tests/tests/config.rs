@@ -100,6 +100,17 @@ fn c1_a_bad_file_keeps_the_last_good_state_and_is_named_with_its_line() -> Resul
 }
 
 #[test]
+fn c1_an_empty_file_keeps_the_last_good_state() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let gauge = |all: &Samples| all.sum("weir_config_last_reload_success", &[]);
+    scene.agent.config().write_text("")?;
+    scene.agent.metrics_until("the reload has failed", |all| gauge(all) < 0.5)?;
+    assert_eq!(answering(&scene)?, "server1");
+    Ok(())
+}
+
+#[test]
 fn c2_an_invalid_object_affects_itself_alone() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web_with(2, &[])?;
