@@ -83,8 +83,8 @@ impl fmt::Display for Report {
             return f.write_str(", no findings");
         }
         let counts = [(self.errors, "error"), (self.warnings, "warning"), (self.infos, "info")];
-        let present = counts.iter().filter(|(count, _)| *count > 0);
-        present.map(|(count, word)| write!(f, ", {}", plural(*count, word))).collect()
+        let mut present = counts.iter().filter(|(count, _)| *count > 0);
+        present.try_for_each(|(count, word)| write!(f, ", {}", plural(*count, word)))
     }
 }
 

@@ -41,19 +41,20 @@ pub(super) fn service(
         return;
     }
     for (port, cluster) in service.ports.iter().zip(clusters) {
-        resolution(service, port, slices, findings);
-        readiness(service, port, cluster, findings);
+        if resolves(service, port, slices, findings) {
+            readiness(service, port, cluster, findings);
+        }
         looks_like_http(service, port, findings);
     }
 }
 
-/// Does the port's name and target agree with the slices?
-fn resolution(
+/// Do the port's name and target agree with the slices? False if no slice has the port.
+fn resolves(
     service: &Service<'_>,
     port: &ServicePort<'_>,
     slices: &[Slice<'_>],
     findings: &mut Vec<Finding>,
-) {
+) -> bool {
     let source = service.source;
     let matching = || slices.iter().flat_map(|slice| &slice.ports).filter(|other| other.name == port.name);
     if matching().next().is_none() {
@@ -67,8 +68,9 @@ fn resolution(
         );
         let fix = "name the slice's port as the Service's port";
         findings.push(source.finding(Severity::Warning, port.line, text, fix));
+        return false;
     }
-    let Target::Number(target) = port.target else { return };
+    let Target::Number(target) = port.target else { return true };
     for slice in slices {
         for other in slice.ports.iter().filter(|other| other.name == port.name && other.number != target) {
             let text = format!(
@@ -78,6 +80,7 @@ fn resolution(
             findings.push(slice.source.finding(Severity::Warning, other.line, text, "make them agree"));
         }
     }
+    true
 }
 
 /// Is there somebody to answer, in each family that the Service has addresses of?

@@ -72,6 +72,7 @@ pub(super) fn read<'a>(
         let line = source.lines.field(&mistake.key);
         findings.push(source.finding(Severity::Error, line, mistake.text, mistake.fix));
     }
+    left_alone(source, spec, findings);
     let cluster_ips = cluster_ips(source, spec, findings);
     let ports = ports(source, spec, options, findings);
     Some(Service {
@@ -83,6 +84,25 @@ pub(super) fn read<'a>(
         timeouts: wishes.timeouts,
         acceleration: wishes.acceleration,
     })
+}
+
+/// Wishes that Weir does not fulfil.
+fn left_alone(source: &Sourced<v1::Service>, spec: &ServiceSpec, findings: &mut Vec<Finding>) {
+    let external = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    let affinity = spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None");
+    let local = spec.internal_traffic_policy.as_deref().is_some_and(|policy| policy != "Cluster");
+    let wishes = [
+        (external, "externalIPs", "externalIPs are left to the cluster's own proxy"),
+        (affinity, "sessionAffinity", "sessionAffinity is not kept: any endpoint is chosen"),
+        (
+            local,
+            "internalTrafficPolicy",
+            "internalTrafficPolicy is not kept: endpoints of all nodes are chosen",
+        ),
+    ];
+    for (_, field, text) in wishes.into_iter().filter(|(wished, ..)| *wished) {
+        findings.push(source.finding(Severity::Info, source.lines.field(field), text, ""));
+    }
 }
 
 fn cluster_ips(

@@ -151,6 +151,19 @@ fn udp_and_sctp_are_left_to_the_clusters_own_proxy() {
 }
 
 #[test]
+fn what_is_not_honoured_is_said() {
+    for wish in ["externalIPs: [192.0.2.9]", "sessionAffinity: ClientIP", "internalTrafficPolicy: Local"] {
+        let field = wish.split(':').next().unwrap();
+        only_finding(
+            &hello().replace("clusterIP:", &format!("{wish}, clusterIP:")),
+            &format!("info {field} "),
+        );
+    }
+    let silent = "externalIPs: [], sessionAffinity: None, internalTrafficPolicy: Cluster, clusterIP:";
+    assert!(built(&hello().replace("clusterIP:", silent)).1.is_empty());
+}
+
+#[test]
 fn a_headless_service_has_no_frontend_but_known_endpoints() {
     let (snapshot, findings) = built(&hello().replace("10.96.0.10", "None"));
     assert!(findings.is_empty(), "{findings:?}");

@@ -33,12 +33,12 @@ const MAX_READINGS: usize = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The directory itself cannot be read.
-    #[error("configuration directory {dir}: {source} (create it, or correct --config)", dir = .dir.display())]
+    #[error("configuration directory {dir}: {why} (create it, or correct --config)", dir = .dir.display())]
     Directory {
         /// The directory.
         dir: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// A file cannot be read or parsed; all findings so far, sorted.
     #[error("{}", Lines(.0))]
@@ -67,7 +67,7 @@ fn read_with_scan(dir: &Path) -> (Reading, Option<Scan>) {
         let thread = std::thread::Builder::new().name("weir-config".into()).stack_size(STACK_BYTES);
         let outcome =
             thread.spawn_scoped(scope, || read_stable(dir)).map(std::thread::ScopedJoinHandle::join);
-        let failed = |source| (Err(ReadError::Directory { dir: dir.to_owned(), source }), None);
+        let failed = |why| (Err(ReadError::Directory { dir: dir.to_owned(), why }), None);
         match outcome {
             Ok(Ok(reading)) => reading,
             Ok(Err(_)) => failed(io::Error::other("reading it panicked")),
@@ -160,7 +160,7 @@ struct File {
 }
 
 fn scan(dir: &Path) -> Result<Scan, ReadError> {
-    let failed = |source| ReadError::Directory { dir: dir.to_owned(), source };
+    let failed = |why| ReadError::Directory { dir: dir.to_owned(), why };
     let metadata = fs::metadata(dir).map_err(failed)?;
     let mut scanner = Scanner::default();
     scanner.enter(dir).map_err(failed)?;

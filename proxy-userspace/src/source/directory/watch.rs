@@ -176,8 +176,8 @@ impl Watch {
         self.retry = Some(Retry { at: Instant::now() + after, after });
         let findings = match error {
             ReadError::Files(findings) => findings,
-            ReadError::Directory { .. } => {
-                vec![file_error(&self.dir.to_string_lossy(), 0, &error.to_string(), "")]
+            ReadError::Directory { dir, why } => {
+                vec![file_error(&dir.to_string_lossy(), 0, &format!("cannot be read: {why}"), "")]
             }
         };
         if self.log(&findings) {
