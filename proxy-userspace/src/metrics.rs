@@ -5,6 +5,7 @@ mod capped;
 mod flows;
 mod histogram;
 pub(crate) mod kernel;
+mod process;
 mod request;
 mod text;
 
@@ -21,14 +22,13 @@ use kernel::Kernel;
 use prometheus_client::{
     encoding::text as open_metrics,
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 use proxy_common::abi;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
     sync::{Arc, atomic::AtomicU64},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Series that a family may have; see [`capped::Capped`].
@@ -131,14 +131,7 @@ impl Metrics {
         let mut build = vec![("version", env!("CARGO_PKG_VERSION"))];
         build.extend(option_env!("WEIR_COMMIT").map(|commit| ("commit", commit)));
         all.register("weir_build", "What is running", Info::new(build));
-        let start = Gauge::<f64, AtomicU64>::default();
-        start.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
-        all.register_with_unit(
-            "process_start_time",
-            "When the agent started, Unix time",
-            Unit::Seconds,
-            start,
-        );
+        all.register_collector(Box::new(process::Process::starting()));
     }
 }
 

@@ -119,7 +119,7 @@ impl Play {
     }
 
     fn barred(&self, by: &str) -> Result<()> {
-        let barred = |all: &Samples| all.sum("weir_workload_barred_total", &[("syscall", by)]) > 0.5;
+        let barred = |all: &Samples| all.sum("weir_workload_barred_total", &[("by", by)]) > 0.5;
         self.scene.agent.metrics_until(&format!("barred by {by}"), barred)?;
         Ok(())
     }

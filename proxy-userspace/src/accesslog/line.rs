@@ -28,7 +28,7 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.milliseconds("response_duration", record.response_duration)?;
     match record.upstream_host {
         Some(host) => line.plain("upstream_host", host)?,
-        None => line.null("upstream_host")?,
+        None => line.null("upstream_host"),
     }
     line.optional("upstream_cluster", record.cluster.as_deref())?;
     line.number("upstream_request_attempt_count", record.attempts.into())?;
@@ -60,60 +60,73 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    fn key(&mut self, key: &str) -> fmt::Result {
-        write!(self.out, "{}\"{key}\":", self.separator)?;
+    fn key(&mut self, key: &str) {
+        self.out.push(self.separator);
+        self.out.push('"');
+        self.out.push_str(key);
+        self.out.push_str("\":");
         self.separator = ',';
-        Ok(())
     }
 
-    fn null(&mut self, key: &str) -> fmt::Result {
-        self.key(key)?;
-        self.out.write_str("null")
+    fn null(&mut self, key: &str) {
+        self.key(key);
+        self.out.push_str("null");
     }
 
     fn number(&mut self, key: &str, value: u64) -> fmt::Result {
-        self.key(key)?;
+        self.key(key);
         write!(self.out, "{value}")
     }
 
     /// With microseconds as the fraction.
     fn milliseconds(&mut self, key: &str, value: Option<Duration>) -> fmt::Result {
-        let Some(value) = value else { return self.null(key) };
-        self.key(key)?;
+        let Some(value) = value else {
+            self.null(key);
+            return Ok(());
+        };
+        self.key(key);
         write!(self.out, "{}.{:03}", value.as_millis(), value.subsec_micros() % 1000)
     }
 
     /// A string of ours, which needs no escaping.
     fn plain(&mut self, key: &str, value: impl Display) -> fmt::Result {
-        self.key(key)?;
+        self.key(key);
         write!(self.out, "\"{value}\"")
     }
 
     fn optional(&mut self, key: &str, value: Option<&str>) -> fmt::Result {
         match value {
-            Some(value) => self.text(key, value),
+            Some(value) => return self.text(key, value),
             None => self.null(key),
         }
+        Ok(())
     }
 
     /// A string that came from outside: cut at a character, and nothing in it can end the line,
     /// the string, or move a terminal's cursor.
     fn text(&mut self, key: &str, value: &str) -> fmt::Result {
-        self.key(key)?;
+        self.key(key);
         self.out.push('"');
         let kept = value.get(..value.floor_char_boundary(FIELD_BYTES)).unwrap_or(value);
-        for character in kept.chars() {
+        // Nearly all is printable ASCII and goes as one piece.
+        let mut from = 0;
+        for (at, character) in kept.char_indices().filter(|(_, character)| is_special(*character)) {
+            self.out.push_str(kept.get(from..at).unwrap_or_default());
             match character {
                 '"' | '\\' => self.out.extend(['\\', character]),
-                '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
-                    write!(self.out, "\\u{:04x}", u32::from(character))?;
-                }
-                _ => self.out.push(character),
+                _ => write!(self.out, "\\u{:04x}", u32::from(character))?,
             }
+            from = at + character.len_utf8();
         }
+        self.out.push_str(kept.get(from..).unwrap_or_default());
         self.out.push('"');
         Ok(())
     }
+}
+
+/// What has a meaning to JSON, to those who split at lines, or to a terminal.
+const fn is_special(character: char) -> bool {
+    matches!(character, '"' | '\\' | '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]

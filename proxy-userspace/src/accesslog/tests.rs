@@ -75,7 +75,7 @@ fn a_file_that_cannot_be_opened_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_costs_lines_and_never_blocks_the_data_path() {
+fn f19_a_reader_that_does_not_read_costs_lines_and_never_blocks_the_data_path() {
     const LINES: usize = 5000;
     let dropped = Counter::default();
     let (mut read, write) = pipe();
@@ -123,7 +123,7 @@ fn a_non_blocking_target_is_waited_for() {
 }
 
 #[test]
-fn a_full_disk_costs_lines_that_are_counted() {
+fn f19_a_full_disk_costs_lines_that_are_counted() {
     let dropped = Counter::default();
     let log = AccessLog::start("/dev/full", 64, dropped.clone()).unwrap();
     (0..10).for_each(|number| log.write(numbered(number)));
@@ -132,7 +132,7 @@ fn a_full_disk_costs_lines_that_are_counted() {
 }
 
 #[test]
-fn a_torn_line_is_completed_when_the_target_recovers_and_the_lines_after_it_are_dropped() {
+fn f19_a_torn_line_is_completed_when_the_target_recovers_and_the_lines_after_it_are_dropped() {
     let dropped = Counter::default();
     let (mut read, mut write) = pipe();
     let mut output = Output::opened(write.try_clone().unwrap(), dropped.clone());
@@ -153,7 +153,7 @@ fn a_torn_line_is_completed_when_the_target_recovers_and_the_lines_after_it_are_
 }
 
 #[test]
-fn a_reader_that_is_gone_costs_lines_that_are_counted() {
+fn f19_a_reader_that_is_gone_costs_lines_that_are_counted() {
     let dropped = Counter::default();
     let (read, write) = pipe();
     drop(read);

@@ -139,7 +139,7 @@ fn a_taken_address_is_an_error_at_start() {
 }
 
 #[test]
-fn a_large_head_is_refused_and_a_large_body_is_not_waited_for() {
+fn f25_a_large_head_is_refused_and_a_large_body_is_not_waited_for() {
     let admin = Admin::start("127.0.0.1:0".parse().unwrap(), pages().board).unwrap();
     let head = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(HEAD_BYTES));
     assert!(exchange(admin.addr(), &head).starts_with("HTTP/1.1 431 "));
@@ -149,7 +149,7 @@ fn a_large_head_is_refused_and_a_large_body_is_not_waited_for() {
 }
 
 #[test]
-fn more_connections_than_slots_wait_their_turn() {
+fn f25_more_connections_than_slots_wait_their_turn() {
     let admin = Admin::start("127.0.0.1:0".parse().unwrap(), pages().board).unwrap();
     let idle: Vec<_> = (0..CONNECTIONS).map(|_| StdStream::connect(admin.addr()).unwrap()).collect();
     let addr = admin.addr();

@@ -162,11 +162,22 @@ fn found_degraded(status: &Status) -> Vec<Degraded> {
     let full = maps.filter(|map| map.fill_percent() >= FULL_PERCENT).map(|map| Degraded {
         what: format!("map {}", map.name),
         why: format!("{} of {} entries are in use", map.entries, map.capacity),
-        fix: "raise --max-flows or --max-services".to_owned(),
+        fix: cure_of_full(&map.name).to_owned(),
     });
     config.chain(full).collect()
+}
+
+fn cure_of_full(map: &str) -> &'static str {
+    match map {
+        "SERVICES" | "ENDPOINTS" => "raise --max-services",
+        "WORKLOADS" | "ADMITTED" => "nothing breaks: workloads beyond it stay on plain TCP",
+        _ => "raise --max-flows",
+    }
 }
 
 fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ fn a_request_is_one_line_with_exactly_these_keys() {
 }
 
 #[test]
-fn nothing_from_outside_can_end_the_line_or_the_string_or_reach_a_terminal() {
+fn d21_nothing_from_outside_can_end_the_line_or_the_string_or_reach_a_terminal() {
     let cases = [
         ("a\nb", r"a\u000ab"),
         ("a\r\nb", r"a\u000d\u000ab"),
@@ -57,7 +57,7 @@ fn nothing_from_outside_can_end_the_line_or_the_string_or_reach_a_terminal() {
 }
 
 #[test]
-fn a_long_field_is_cut_at_a_character() {
+fn d21_a_long_field_is_cut_at_a_character() {
     let long = RequestRecord { user_agent: Some("é".repeat(40_000)), path: "x".repeat(2000), ..record() };
     let value = parsed(&long);
     assert_eq!(value["user_agent"], "é".repeat(512));
