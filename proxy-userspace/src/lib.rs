@@ -4,6 +4,25 @@
 pub mod agent;
 pub mod config;
 
+mod answer;
+mod balance;
+mod body;
+mod connection;
+mod deadline;
+mod detect;
+mod downstream;
+mod fields;
+pub mod listener;
+mod netns;
+mod orig_dst;
+mod record;
+pub mod relay;
+mod route;
+mod server;
+mod tunnel;
+mod upstream;
+mod wire;
+
 pub mod accesslog;
 pub mod admin;
 pub mod datapath;
@@ -14,3 +33,6 @@ pub mod source;
 pub mod status;
 
 pub mod cli;
+
+#[cfg(test)]
+mod testing;

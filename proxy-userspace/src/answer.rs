@@ -1,0 +1,69 @@
+//! Answers of our own: short, and they name the reason.
+
+use crate::{
+    body::AnswerBody,
+    downstream::Downstream,
+    flow::Reason,
+    record::{Failure, OpenRequest},
+    snapshot::Cluster,
+};
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// The answer to a request that failed. The connection ends with it where part of the request has
+/// not been read.
+pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerBody> {
+    let status = StatusCode::from_u16(failure.reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let cluster = open.draft().cluster.clone();
+    let text = text(failure.reason, cluster.as_deref(), open.downstream());
+    let draft = open.draft();
+    draft.status = status.as_u16();
+    draft.failure = Some(failure);
+    let unread = open.downstream().request_completed_at().is_none();
+    let mut response = Response::new(AnswerBody::local(text, open));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if unread {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The same, as bytes, for a request whose head never became complete.
+pub(crate) fn raw(status: StatusCode, text: &str) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{text}",
+        status.as_u16(),
+        text.len(),
+    )
+    .into_bytes()
+}
+
+/// One line: what went wrong, and with what.
+pub(crate) fn text(reason: Reason, cluster: Option<&Cluster>, downstream: &Downstream) -> String {
+    match cluster {
+        Some(cluster) => format!("{}: {}\n", phrase(reason), cluster.name),
+        None => format!("{}: {}\n", phrase(reason), downstream.orig_dst.0),
+    }
+}
+
+fn phrase(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoEndpoint => "no ready endpoint",
+        Reason::ConnectFailed => "upstream connect failed",
+        Reason::ConnectTimeout => "upstream connect timeout",
+        Reason::RequestHeadTimeout => "request head timeout",
+        Reason::RequestBodyIdle => "request body timeout",
+        Reason::ResponseHeadTimeout => "upstream response timeout",
+        Reason::RequestTimeout => "request timeout",
+        Reason::ResponseBodyIdle => "upstream response body timeout",
+        Reason::UpstreamReset => "upstream closed before its response was complete",
+        Reason::UpstreamProtocol => "upstream response is not valid HTTP/1",
+        Reason::DownstreamReset => "request was broken off",
+        Reason::BadRequest => "request is not valid HTTP/1",
+        Reason::Draining => "the node agent is stopping",
+        Reason::NoRoute => "no Service with this address",
+    }
+}

@@ -1,0 +1,267 @@
+//! Bodies on their way through: a frame is asked for only when the other side has taken the one
+//! before, so neither side runs ahead of the other.
+
+use crate::{
+    deadline::Deadline,
+    downstream::Downstream,
+    flow::Reason,
+    record::{Failure, OpenRequest},
+    snapshot::{Cluster, Timeouts},
+    upstream::Upstream,
+};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// A body that ends before its end: the connection that carries it must not look complete.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off: {}", .0.label())]
+pub(crate) struct Cut(pub(crate) Reason);
+
+/// A request's body, from the client.
+pub(crate) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// As hyper reads it.
+    Stream(RequestStream),
+}
+
+/// See [`RequestBody`].
+pub(crate) struct RequestStream {
+    incoming: Incoming,
+    downstream: Arc<Downstream>,
+    timeouts: Timeouts,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, downstream: &Arc<Downstream>, cluster: &Cluster) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        let (downstream, timeouts) = (Arc::clone(downstream), cluster.timeouts);
+        Self::Stream(RequestStream { incoming, downstream, timeouts })
+    }
+}
+
+impl RequestStream {
+    /// All of it has been read: now the endpoint's time runs.
+    fn complete(&self) {
+        let now = Instant::now();
+        self.downstream.request_body_complete(now);
+        let timeout = self.timeouts.response_head;
+        self.downstream.deadline.stage_from(now, Reason::ResponseHeadTimeout, timeout);
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        loop {
+            let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            if frame.is_pending() && !self.incoming.is_end_stream() {
+                let timeout = self.timeouts.request_body_idle;
+                self.downstream.deadline.stage(Reason::RequestBodyIdle, timeout);
+            }
+            match ready!(frame) {
+                Some(Ok(frame)) => {
+                    // Trailers end here (RFC 9110 section 6.5.1): nobody asked for them.
+                    let Some(data) = frame.data_ref() else { continue };
+                    self.downstream.request_body_read(data.len());
+                    if self.incoming.is_end_stream() {
+                        self.complete();
+                    } else {
+                        self.downstream.deadline.no_stage();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "request body");
+                    self.downstream.request_body_failed();
+                    return Poll::Ready(Some(Err(Cut(Reason::DownstreamReset))));
+                }
+                None => {
+                    self.complete();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(stream) => stream.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(stream) => stream.incoming.size_hint(),
+        }
+    }
+}
+
+/// An answer's body: the endpoint's, or a line of our own. When it is dropped the request has ended.
+pub(crate) struct AnswerBody {
+    source: Source,
+    open: OpenRequest,
+}
+
+enum Source {
+    Local(Option<Bytes>),
+    Endpoint(Relayed),
+}
+
+struct Relayed {
+    incoming: Incoming,
+    upstream: Box<Upstream>,
+    done: bool,
+    idle: Option<Duration>,
+}
+
+impl AnswerBody {
+    /// A line of our own.
+    pub(crate) fn local(text: String, open: OpenRequest) -> Self {
+        Self { source: Source::Local(Some(text.into())), open }
+    }
+
+    /// The endpoint's body.
+    pub(crate) fn endpoint(incoming: Incoming, upstream: Box<Upstream>, mut open: OpenRequest) -> Self {
+        let cluster = open.draft().cluster.as_ref();
+        let idle = cluster.and_then(|cluster| cluster.timeouts.response_body_idle);
+        let done = incoming.is_end_stream();
+        Self { source: Source::Endpoint(Relayed { incoming, upstream, done, idle }), open }
+    }
+
+    /// Ends the answer before its end.
+    fn cut(&mut self, failure: Failure) -> Cut {
+        let reason = failure.reason;
+        let draft = self.open.draft();
+        draft.failure = Some(failure);
+        if draft.is_http_10() {
+            // It may be delimited by the connection's end: that must not look orderly.
+            self.open.downstream().wire.reset_on_close();
+        }
+        Cut(reason)
+    }
+}
+
+impl Relayed {
+    /// The next piece of data; drives the upstream connection where that is what it takes.
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: &Deadline,
+    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        let mut driven = false;
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers end here, as in requests.
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.done = self.incoming.is_end_stream();
+                    if !self.done {
+                        // The client's turn: it has as long to take this as the endpoint to send.
+                        deadline.stage(Reason::ResponseBodyIdle, self.idle);
+                    }
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    self.done = true;
+                    return Poll::Ready(None);
+                }
+                Poll::Pending if driven => {
+                    deadline.stage(Reason::ResponseBodyIdle, self.idle);
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    self.upstream.drive(cx);
+                    driven = true;
+                }
+            }
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = self.get_mut();
+        let downstream = this.open.downstream();
+        if let Some(reason) = downstream.deadline.expired() {
+            return Poll::Ready(Some(Err(this.cut(reason.into()))));
+        }
+        let data = match &mut this.source {
+            Source::Local(text) => text.take().map(Ok),
+            Source::Endpoint(relayed) => ready!(relayed.poll_data(cx, &downstream.deadline)),
+        };
+        Poll::Ready(match data {
+            Some(Ok(data)) => {
+                this.open.draft().sent(data.len());
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Err(error)) => {
+                let reason = if error.is_parse() { Reason::UpstreamProtocol } else { Reason::UpstreamReset };
+                Some(Err(this.cut(Failure::new(reason, &error))))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(text) => text.is_none(),
+            Source::Endpoint(relayed) => relayed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Source::Endpoint(relayed) => relayed.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.source, Source::Local(None)) {
+            Source::Local(None) => self.open.completes(),
+            Source::Local(Some(_)) => {}
+            Source::Endpoint(relayed) => {
+                self.open.draft().upstream_ended = Some(Instant::now());
+                if relayed.done {
+                    self.open.completes();
+                    self.open.downstream().exchanged();
+                    relayed.upstream.give_back(&self.open.downstream().relay);
+                }
+            }
+        }
+    }
+}

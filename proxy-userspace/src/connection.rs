@@ -1,0 +1,62 @@
+//! One accepted connection, from its first byte to its last.
+
+use crate::{
+    detect::{self, Verdict},
+    downstream::Downstream,
+    orig_dst::DownstreamAddr,
+    relay::Relay,
+    route::route,
+    server,
+    tunnel,
+    wire::Wire,
+};
+use std::{io, sync::Arc};
+use tokio::net::TcpStream;
+
+/// Serves it to its end.
+pub(crate) async fn serve(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAddr) {
+    let metrics = Arc::clone(&relay.observer.metrics);
+    metrics.downstream_opened();
+    relay.drain.connection_opened();
+    let open = Open(Arc::clone(&relay));
+    if let Err(error) = serve_known(relay, stream, client).await {
+        tracing::debug!(%error, client = %client.0, "downstream connection");
+    }
+    drop(open);
+}
+
+/// A connection that is counted as open.
+struct Open(Arc<Relay>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.observer.metrics.downstream_closed();
+        self.0.drain.connection_closed();
+    }
+}
+
+async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAddr) -> io::Result<()> {
+    let local = stream.local_addr()?;
+    let found = relay.orig_dst.find(&relay.datapath, &stream, (client, local));
+    let (orig_dst, identity) = match found {
+        Ok(found) => found,
+        Err(unknown) => {
+            relay.observer.metrics.downstream_refused(unknown.label());
+            tracing::debug!(client = %client.0, %unknown, "connection refused");
+            return Ok(());
+        }
+    };
+    let routed = route(&relay.snapshot.load(), orig_dst);
+    let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.cluster.timeouts);
+    let wire = Wire::new(stream, relay.settings.redirects);
+    let downstream =
+        Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
+    match (detect::detect(&downstream, routed.as_ref()).await, &routed) {
+        (Verdict::Opaque(first, upstream), Some(route)) => {
+            tunnel::carry(&downstream, route, first, upstream).await;
+        }
+        (Verdict::Http(first) | Verdict::Opaque(first, _), _) => server::serve(downstream, first).await,
+        (Verdict::Over, _) => {}
+    }
+    Ok(())
+}

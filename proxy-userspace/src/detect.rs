@@ -1,0 +1,161 @@
+//! Is it HTTP/1? The first bytes tell. A client that says nothing gets an upstream connection after
+//! a moment, in case the server speaks first; whoever speaks then decides.
+
+use crate::{
+    balance,
+    downstream::Downstream,
+    route::Route,
+    snapshot::Protocol,
+    tunnel::{self, UpstreamSocket},
+};
+use bytes::Bytes;
+use hyper::rt::ReadBuf;
+use proxy_common::http::{Opening, opening};
+use std::{future::Future, io, mem::MaybeUninit, pin::pin, time::Duration};
+
+/// The first read: the whole of most requests.
+const FIRST_READ: usize = 2048;
+
+/// What a connection carries. The bytes have been read from the client already.
+pub(crate) enum Verdict {
+    /// HTTP/1, perhaps.
+    Http(Bytes),
+    /// Anything else; the upstream socket, if one had to be opened to find out.
+    Opaque(Bytes, Option<UpstreamSocket>),
+    /// Nothing: it ended, or was silent for too long.
+    Over,
+}
+
+/// Looks at the first bytes of a connection.
+pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Verdict {
+    // Without a route the client is told so in HTTP.
+    let Some(route) = route else { return Verdict::Http(Bytes::new()) };
+    if route.cluster.protocol == Protocol::Opaque {
+        return Verdict::Opaque(Bytes::new(), None);
+    }
+    let mut client = pin!(client_speaks(downstream));
+    let patience = downstream.relay.settings.detect_timeout;
+    match tokio::time::timeout(patience, client.as_mut()).await {
+        Ok(verdict) => verdict,
+        Err(_) => {
+            let remaining = downstream.timeouts.downstream_idle.map(|idle| idle.saturating_sub(patience));
+            let either = either_speaks(downstream, route, client);
+            tokio::select! {
+                verdict = either => verdict,
+                () = sleep_or_never(remaining), if downstream.is_silent() => Verdict::Over,
+                () = downstream.relay.drain.left() => Verdict::Over,
+            }
+        }
+    }
+}
+
+/// Reads until the client's bytes decide.
+async fn client_speaks(downstream: &Downstream) -> Verdict {
+    let first = match read_some(downstream).await {
+        Ok(first) if first.is_empty() => return Verdict::Over,
+        Ok(first) => first,
+        Err(error) => {
+            tracing::debug!(%error, client = %downstream.client.0, "first bytes");
+            return Verdict::Over;
+        }
+    };
+    downstream.head_begins();
+    match classify(&first) {
+        Opening::Http1 => Verdict::Http(first),
+        Opening::Opaque => Verdict::Opaque(first, None),
+        Opening::Unsure => more_bytes(downstream, first).await,
+    }
+}
+
+/// A few letters were not enough. If no more come it is hyper that lets the head time out.
+async fn more_bytes(downstream: &Downstream, first: Bytes) -> Verdict {
+    let mut bytes = first.to_vec();
+    let mut late = pin!(sleep_or_never(downstream.timeouts.request_head));
+    loop {
+        let more = tokio::select! {
+            more = read_some(downstream) => more,
+            () = &mut late => return Verdict::Http(bytes.into()),
+        };
+        match more {
+            Ok(more) if !more.is_empty() => bytes.extend_from_slice(&more),
+            _ => return Verdict::Http(bytes.into()),
+        }
+        match classify(&bytes) {
+            Opening::Http1 => return Verdict::Http(bytes.into()),
+            Opening::Opaque => return Verdict::Opaque(bytes.into(), None),
+            Opening::Unsure => {}
+        }
+    }
+}
+
+/// CONNECT asks for a tunnel, so it gets one: the endpoint is a proxy, or answers that it is none.
+fn classify(bytes: &[u8]) -> Opening {
+    match opening(bytes) {
+        Opening::Http1 if bytes.starts_with(b"CONNECT ") => Opening::Opaque,
+        opening => opening,
+    }
+}
+
+/// Connects to an endpoint and waits for whoever speaks first.
+async fn either_speaks(
+    downstream: &Downstream,
+    route: &Route,
+    mut client: std::pin::Pin<&mut impl Future<Output = Verdict>>,
+) -> Verdict {
+    let upstream = tokio::select! {
+        verdict = client.as_mut() => return verdict,
+        connected = speculate(downstream, route) => connected,
+    };
+    let Some(upstream) = upstream else { return client.await };
+    let verdict = tokio::select! {
+        verdict = client.as_mut() => verdict,
+        speaks = server_speaks(&upstream) => {
+            if speaks {
+                return Verdict::Opaque(Bytes::new(), Some(upstream));
+            }
+            // It closed, or was reset: perhaps it waits for a client only so long.
+            drop(upstream);
+            return client.await;
+        }
+    };
+    match verdict {
+        Verdict::Opaque(first, _) => Verdict::Opaque(first, Some(upstream)),
+        other => other,
+    }
+}
+
+/// `None` where no endpoint can be had: the client may still speak HTTP and be told so.
+async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSocket> {
+    let endpoint = balance::pick(&route.cluster, route.pinned, None)?;
+    let connect = tunnel::connect(downstream, endpoint);
+    let connected = match route.cluster.timeouts.connect {
+        Some(timeout) => tokio::time::timeout(timeout, connect).await.ok()?,
+        None => connect.await,
+    };
+    match connected {
+        Ok(upstream) => Some(upstream),
+        Err(error) => {
+            tracing::debug!(%error, endpoint = %endpoint.addr, "connect for a silent client");
+            None
+        }
+    }
+}
+
+/// False where the connection ended without a byte.
+async fn server_speaks(upstream: &UpstreamSocket) -> bool {
+    matches!(upstream.stream().peek(&mut [0]).await, Ok(1..))
+}
+
+async fn read_some(downstream: &Downstream) -> io::Result<Bytes> {
+    let mut storage = [MaybeUninit::uninit(); FIRST_READ];
+    let mut buf = ReadBuf::uninit(&mut storage);
+    std::future::poll_fn(|cx| downstream.wire.poll_read(cx, buf.unfilled())).await?;
+    Ok(Bytes::copy_from_slice(buf.filled()))
+}
+
+async fn sleep_or_never(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}

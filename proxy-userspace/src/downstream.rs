@@ -1,0 +1,312 @@
+//! One accepted connection: what its driver, hyper's IO and the request in flight share.
+
+use crate::{
+    datapath::Steered,
+    deadline::Deadline,
+    flow::{LaneLabel, Reason},
+    netns::Lease,
+    orig_dst::{DownstreamAddr, OrigDstAddr},
+    record::{Draft, Failure},
+    relay::Relay,
+    snapshot::Timeouts,
+    wire::Wire,
+};
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use parking_lot::Mutex;
+use proxy_common::flow::FlowKey;
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Where a connection is in its requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Nothing of the next request has been read.
+    Idle,
+    /// Part of a request's head has been read.
+    Head,
+    /// A request is in flight.
+    Request,
+}
+
+/// See the module.
+pub(crate) struct Downstream {
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) wire: Wire,
+    pub(crate) client: DownstreamAddr,
+    pub(crate) orig_dst: OrigDstAddr,
+    /// What the kernel half knows; `None` where it did not steer the connection.
+    pub(crate) identity: Option<Steered>,
+    /// The client's hold on its network namespace, where upstream sockets are born.
+    pub(crate) lease: Option<Lease>,
+    /// The timeouts that hold outside of requests.
+    pub(crate) timeouts: Timeouts,
+    pub(crate) deadline: Deadline,
+    /// The client's socket: local is the client's end.
+    client_key: FlowKey,
+    /// The client's socket is still in the socket map.
+    mapped: AtomicBool,
+    phase: AtomicU8,
+    opened: Instant,
+    first_byte: AtomicU64,
+    request: RequestProgress,
+    /// Requests whose end has not been reported yet: that is done when the answer has been sent.
+    ended: Mutex<Vec<Box<Draft>>>,
+    any_ended: AtomicBool,
+}
+
+/// How far the body of the request in flight has come.
+#[derive(Debug, Default)]
+struct RequestProgress {
+    bytes: AtomicU64,
+    /// Nanoseconds after `opened`; 0 while it is not complete.
+    complete_at: AtomicU64,
+    failed: AtomicBool,
+}
+
+impl Downstream {
+    pub(crate) fn new(
+        relay: Arc<Relay>,
+        wire: Wire,
+        (client, local): (DownstreamAddr, SocketAddr),
+        (orig_dst, identity): (OrigDstAddr, Option<Steered>),
+        timeouts: Timeouts,
+    ) -> Self {
+        let deadline = Deadline::new();
+        let lease = identity.as_ref().map(|who| relay.namespaces.lease(who.netns_cookie, who.pid));
+        let opened = Instant::now();
+        deadline.idle(opened, timeouts.downstream_idle);
+        Self {
+            relay,
+            wire,
+            client,
+            orig_dst,
+            timeouts,
+            deadline,
+            client_key: FlowKey::new(client.0, local),
+            mapped: AtomicBool::new(identity.as_ref().is_some_and(|steered| steered.mapped)),
+            identity,
+            lease,
+            phase: AtomicU8::new(Phase::Idle as u8),
+            opened,
+            first_byte: AtomicU64::new(0),
+            request: RequestProgress::default(),
+            ended: Mutex::default(),
+            any_ended: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Request,
+        }
+    }
+
+    /// When it was accepted.
+    pub(crate) fn opened_at(&self) -> Instant {
+        self.opened
+    }
+
+    /// The client has not said anything yet.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.phase() == Phase::Idle
+    }
+
+    /// The request is complete: the endpoint's time runs. Otherwise its body sees to that.
+    pub(crate) fn await_answer(&self, now: Instant, timeout: Option<Duration>) {
+        if self.request_completed_at().is_some() {
+            self.deadline.stage_from(now, Reason::ResponseHeadTimeout, timeout);
+        } else {
+            self.deadline.no_stage();
+        }
+    }
+
+    /// The first byte of a request has been read.
+    pub(crate) fn head_begins(&self) {
+        let now = Instant::now();
+        self.phase.store(Phase::Head as u8, Relaxed);
+        self.first_byte.store(self.nanos(now), Relaxed);
+        self.deadline.stage_from(now, Reason::RequestHeadTimeout, self.timeouts.request_head);
+    }
+
+    /// A request's head is complete, and with it the request if it is `whole`; returns when its
+    /// first byte was read.
+    pub(crate) fn request_begins(&self, whole: bool) -> Instant {
+        if self.phase() == Phase::Idle {
+            // Pipelined: it was read together with the one before.
+            self.first_byte.store(self.nanos(Instant::now()), Relaxed);
+        }
+        self.phase.store(Phase::Request as u8, Relaxed);
+        self.request.bytes.store(0, Relaxed);
+        self.request.failed.store(false, Relaxed);
+        let first_byte = self.first_byte();
+        let complete_at = if whole { self.nanos(Instant::now()).max(1) } else { 0 };
+        self.request.complete_at.store(complete_at, Relaxed);
+        first_byte
+    }
+
+    /// When the first byte of the current request was read.
+    pub(crate) fn first_byte(&self) -> Instant {
+        self.opened + Duration::from_nanos(self.first_byte.load(Relaxed))
+    }
+
+    pub(crate) fn request_body_read(&self, bytes: usize) {
+        let before = self.request.bytes.load(Relaxed);
+        self.request.bytes.store(before.saturating_add(bytes as u64), Relaxed);
+    }
+
+    pub(crate) fn request_body_complete(&self, now: Instant) {
+        self.request.complete_at.store(self.nanos(now).max(1), Relaxed);
+    }
+
+    pub(crate) fn request_body_failed(&self) {
+        self.request.failed.store(true, Relaxed);
+    }
+
+    pub(crate) fn request_body_bytes(&self) -> u64 {
+        self.request.bytes.load(Relaxed)
+    }
+
+    /// When the request's last byte was read, if it was.
+    pub(crate) fn request_completed_at(&self) -> Option<Instant> {
+        match self.request.complete_at.load(Relaxed) {
+            0 => None,
+            nanos => Some(self.opened + Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// The client broke off within the request's body, or sent one that cannot be read.
+    pub(crate) fn request_body_has_failed(&self) -> bool {
+        self.request.failed.load(Relaxed)
+    }
+
+    /// The request in flight has ended, well or not.
+    pub(crate) fn request_ends(&self, draft: Box<Draft>, now: Instant) {
+        self.phase.store(Phase::Idle as u8, Relaxed);
+        self.deadline.idle(now, self.timeouts.downstream_idle);
+        self.ended.lock().push(draft);
+        self.any_ended.store(true, Relaxed);
+    }
+
+    /// Reports the requests that have ended. Called when hyper has written what it could, so that
+    /// no client waits for its own log line.
+    pub(crate) fn report_ended(&self, fault: Option<&Failure>) {
+        if !self.any_ended.swap(false, Relaxed) {
+            return;
+        }
+        let drafts = std::mem::take(&mut *self.ended.lock());
+        for draft in drafts {
+            draft.report(self, fault);
+        }
+    }
+
+    /// Why a request ends without its answer: the connection's task knows.
+    pub(crate) fn why_it_broke_off(&self) -> Failure {
+        match self.deadline.expired() {
+            Some(reason) => reason.into(),
+            None if self.relay.drain.is_aborting() => Reason::Draining.into(),
+            None => Reason::DownstreamReset.into(),
+        }
+    }
+
+    /// An exchange with an endpoint is complete: it counts for a client on probation.
+    pub(crate) fn exchanged(&self) {
+        if let Some(identity) = self.identity.as_ref().filter(|identity| !identity.mapped) {
+            self.relay.datapath.watched_exchange(identity.cgroup_id);
+        }
+    }
+
+    /// True while answers to the client are redirected.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped.load(Relaxed)
+    }
+
+    /// Call before the first byte of anything large or of unknown length.
+    pub(crate) fn leave_map(&self) {
+        if self.is_mapped() && self.relay.datapath.before_large_answer(&self.client_key) {
+            self.mapped.store(false, Relaxed);
+        }
+    }
+
+    /// The lane of an exchange with an endpoint.
+    pub(crate) fn lane(&self, upstream_mapped: bool) -> LaneLabel {
+        if upstream_mapped || self.is_mapped() { LaneLabel::Relay } else { LaneLabel::Plain }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.opened).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// hyper's view of the connection: replays what detection has read, and notices when a request
+/// begins.
+pub(crate) struct DownstreamIo {
+    shared: Arc<Downstream>,
+    replay: Bytes,
+}
+
+impl DownstreamIo {
+    pub(crate) fn new(shared: Arc<Downstream>, replay: Bytes) -> Self {
+        Self { shared, replay }
+    }
+}
+
+impl Read for DownstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let got = if self.replay.is_empty() {
+            ready!(self.shared.wire.poll_read(cx, buf))?
+        } else {
+            let take = self.replay.len().min(buf.remaining());
+            buf.put_slice(self.replay.get(..take).unwrap_or_default());
+            self.replay.advance(take);
+            take
+        };
+        if got > 0 && self.shared.phase() == Phase::Idle {
+            self.shared.head_begins();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for DownstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.wire.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shared.wire.shut_write())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.wire.poll_write_vectored(cx, slices)
+    }
+}

@@ -1,0 +1,258 @@
+//! The record of a request while it is being made.
+
+use crate::{
+    balance::random,
+    downstream::Downstream,
+    flow::{LaneLabel, Reason, RequestRecord},
+    snapshot::{Cluster, Endpoint, Snapshot},
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{HOST, USER_AGENT},
+};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use tokio::time::Instant;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Why an exchange failed, and the error below.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) error: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: Reason, error: &dyn std::fmt::Display) -> Self {
+        Self { reason, error: Some(error.to_string()) }
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, error: None }
+    }
+}
+
+/// What is known so far. Header values are shared with the request's own buffer; they become text
+/// only in [`Draft::report`], when the client has its answer.
+pub(crate) struct Draft {
+    method: Method,
+    uri: Uri,
+    protocol: &'static str,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    forwarded_for: Option<HeaderValue>,
+    first_byte: Instant,
+    head_complete: Instant,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
+    pub(crate) attempts: u32,
+    pub(crate) status: u16,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) lane: LaneLabel,
+    pub(crate) bytes_sent: u64,
+    pub(crate) answer_head: Option<Instant>,
+    pub(crate) upstream_began: Option<Instant>,
+    pub(crate) upstream_ended: Option<Instant>,
+    bytes_received: u64,
+    request_completed: Option<Instant>,
+}
+
+impl Draft {
+    /// A request whose head has been read.
+    pub(crate) fn of_request<B>(request: &Request<B>, first_byte: Instant) -> Self {
+        let field = |name| request.headers().get(name).cloned();
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            protocol: if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            host: field(HOST),
+            user_agent: field(USER_AGENT),
+            request_id: field(X_REQUEST_ID),
+            traceparent: field(TRACEPARENT),
+            forwarded_for: field(X_FORWARDED_FOR),
+            ..Self::of_nothing("HTTP/1.1", first_byte)
+        }
+    }
+
+    /// A head that never parsed, or an opaque connection.
+    pub(crate) fn of_nothing(protocol: &'static str, first_byte: Instant) -> Self {
+        Self {
+            method: unknown_method(),
+            uri: Uri::default(),
+            protocol,
+            host: None,
+            user_agent: None,
+            request_id: None,
+            traceparent: None,
+            forwarded_for: None,
+            first_byte,
+            head_complete: Instant::now(),
+            cluster: None,
+            endpoint: None,
+            attempts: 0,
+            status: 0,
+            failure: None,
+            lane: LaneLabel::Plain,
+            bytes_sent: 0,
+            answer_head: None,
+            upstream_began: None,
+            upstream_ended: None,
+            bytes_received: 0,
+            request_completed: None,
+        }
+    }
+
+    /// Bytes of the request's body, or of all that an opaque client sent.
+    pub(crate) fn received(&mut self, bytes: u64, completed: Option<Instant>) {
+        self.bytes_received = bytes;
+        self.request_completed = completed;
+    }
+
+    /// Some of the answer's body has been passed on.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes_sent = self.bytes_sent.saturating_add(bytes as u64);
+    }
+
+    /// The client speaks HTTP/1.0: an answer may end with the connection.
+    pub(crate) fn is_http_10(&self) -> bool {
+        self.protocol == "HTTP/1.0"
+    }
+
+    /// The endpoint that is tried now.
+    pub(crate) fn tries(&mut self, endpoint: &Endpoint) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
+    }
+
+    /// Tells the metrics and the log. `fault` is what happened to the connection, if anything.
+    pub(crate) fn report(mut self: Box<Self>, downstream: &Downstream, fault: Option<&Failure>) {
+        if self.failure.is_none() {
+            self.failure = fault.cloned();
+        }
+        let snapshot = downstream.relay.snapshot.load();
+        let record = self.record(downstream, &snapshot);
+        downstream.relay.observer.request(&record);
+    }
+
+    fn record(self: Box<Self>, downstream: &Downstream, snapshot: &Snapshot) -> RequestRecord {
+        let duration = self.first_byte.elapsed();
+        let since_head = |at: Instant| at.saturating_duration_since(self.head_complete);
+        let (reason, error) = match self.failure {
+            Some(failure) => (Some(failure.reason), failure.error),
+            None => (None, None),
+        };
+        let unknown = || Arc::clone(&downstream.relay.unknown_workload);
+        let upstream_host = self.endpoint.as_ref().map(|(addr, _)| *addr);
+        let destination = self.endpoint.and_then(|(_, workload)| workload);
+        RequestRecord {
+            start: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            method: self.method,
+            path: if self.protocol == "TCP" { String::new() } else { self.uri.to_string() },
+            protocol: self.protocol,
+            authority: self.host.as_ref().map(text),
+            status: self.status,
+            reason,
+            error,
+            cluster: self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.name)),
+            lane: self.lane,
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+            duration,
+            request_duration: self
+                .request_completed
+                .map(|at| at.saturating_duration_since(self.first_byte)),
+            response_duration: self.answer_head.map(since_head),
+            upstream_duration: self
+                .upstream_began
+                .zip(self.upstream_ended)
+                .map(|(began, ended)| ended.saturating_duration_since(began)),
+            upstream_host,
+            attempts: self.attempts,
+            downstream: downstream.client.0,
+            orig_dst: downstream.orig_dst.0,
+            source_workload: snapshot
+                .workload_by_ip
+                .get(&downstream.client.0.ip())
+                .map_or_else(unknown, Arc::clone),
+            destination_workload: destination.unwrap_or_else(unknown),
+            cgroup_id: downstream.identity.as_ref().map_or(0, |steered| steered.cgroup_id),
+            request_id: self.request_id.as_ref().map_or_else(new_request_id, text),
+            traceparent: self.traceparent.as_ref().map(text),
+            user_agent: self.user_agent.as_ref().map(text),
+            x_forwarded_for: self.forwarded_for.as_ref().map(text),
+        }
+    }
+}
+
+/// A request without an end yet: gives its record to the connection when it is dropped, whatever
+/// drops it.
+pub(crate) struct OpenRequest {
+    /// There until this is dropped.
+    draft: Option<Box<Draft>>,
+    downstream: Arc<Downstream>,
+    complete: bool,
+}
+
+impl OpenRequest {
+    pub(crate) fn new(draft: Box<Draft>, downstream: Arc<Downstream>) -> Self {
+        Self { draft: Some(draft), downstream, complete: false }
+    }
+
+    pub(crate) fn draft(&mut self) -> &mut Draft {
+        let downstream = &self.downstream;
+        self.draft.get_or_insert_with(|| Box::new(Draft::of_nothing("-", downstream.first_byte())))
+    }
+
+    pub(crate) fn downstream(&self) -> &Arc<Downstream> {
+        &self.downstream
+    }
+
+    /// The answer has been handed to hyper to its last byte.
+    pub(crate) fn completes(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        let Some(mut draft) = self.draft.take() else { return };
+        if !self.complete && draft.failure.is_none() {
+            draft.failure = Some(self.downstream.why_it_broke_off());
+        }
+        let completed = self.downstream.request_completed_at();
+        draft.received(self.downstream.request_body_bytes(), completed);
+        self.downstream.request_ends(draft, Instant::now());
+    }
+}
+
+/// `-`, as the record says where there is no method.
+fn unknown_method() -> Method {
+    Method::from_bytes(b"-").unwrap_or_default()
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+fn new_request_id() -> String {
+    format!("{:016x}{:016x}", random(), random())
+}
+
+/// Whether a request without a body may be sent again without harm (RFC 9110 section 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE
+    )
+}
+
+/// The length of a message's head, roughly: exact but for the first line's constant parts.
+pub(crate) fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + 32
+}

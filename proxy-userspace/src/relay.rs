@@ -1,0 +1,196 @@
+//! What all connections share.
+
+use crate::{
+    config::{Acceleration, Config, Steering},
+    datapath::Datapath,
+    flow::Observer,
+    listener::KeepAlive,
+    netns::Namespaces,
+    orig_dst::OrigDstSource,
+    snapshot::{Snapshot, Timeouts},
+    upstream::{Birthplace, Connector, Pool},
+};
+use arc_swap::ArcSwap;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// The relay: everything that a connection needs to be served.
+pub struct Relay {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) datapath: Datapath,
+    pub(crate) observer: Observer,
+    pub(crate) settings: Settings,
+    pub(crate) orig_dst: OrigDstSource,
+    pub(crate) pool: Pool,
+    pub(crate) connector: Connector,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) unknown_workload: Arc<str>,
+    pub(crate) drain: Drain,
+}
+
+/// What the relay needs of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// For connections whose cluster is not known.
+    pub(crate) timeouts: Timeouts,
+    pub(crate) detect_timeout: Duration,
+    pub(crate) request_cap: u64,
+    pub(crate) answer_cap: u64,
+    /// Clients and endpoints may redirect into the agent's sockets.
+    pub(crate) redirects: bool,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            timeouts: Timeouts::from(config.timeouts),
+            detect_timeout: config.detect_timeout,
+            request_cap: u64::from(config.redirect_request_cap),
+            answer_cap: u64::from(config.redirect_answer_cap),
+            redirects: config.steering == Steering::Ebpf && config.acceleration != Acceleration::Off,
+        }
+    }
+}
+
+impl Relay {
+    /// A relay that serves nobody yet. Fails where the agent's own network namespace cannot be
+    /// found out.
+    pub fn new(
+        config: &Config,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        datapath: Datapath,
+        observer: Observer,
+    ) -> anyhow::Result<Arc<Self>> {
+        let settings = Settings::from(config);
+        let connector = Connector {
+            datapath: datapath.clone(),
+            metrics: Arc::clone(&observer.metrics),
+            keep_alive: KeepAlive::from(config.tcp_keepalive),
+            redirects: settings.redirects,
+        };
+        Ok(Arc::new(Self {
+            namespaces: Namespaces::start()?,
+            orig_dst: config.steering.into(),
+            snapshot,
+            datapath,
+            observer,
+            settings,
+            pool: Pool::new(),
+            connector,
+            unknown_workload: Arc::from("unknown"),
+            drain: Drain::default(),
+        }))
+    }
+
+    /// Closes idle upstream connections, and lets go of network namespaces without a client. Runs
+    /// for ever.
+    pub async fn sweep(self: Arc<Self>) {
+        let idle = self.settings.timeouts.upstream_idle;
+        let period = idle.unwrap_or(Duration::from_secs(3)).clamp(MIN_SWEEP, MAX_SWEEP) / 4;
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let unused = idle.unwrap_or(MAX_SWEEP);
+            self.namespaces.forget_unused(unused);
+            self.pool.sweep(idle, |born| match born {
+                Birthplace::Namespace(cookie) => self.namespaces.is_known(cookie),
+                Birthplace::NodeInstead => true,
+            });
+        }
+    }
+}
+
+const MIN_SWEEP: Duration = Duration::from_millis(200);
+const MAX_SWEEP: Duration = Duration::from_secs(4);
+
+/// The way out: connections that are open, and whether they should end.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    leaving: AtomicBool,
+    aborting: AtomicBool,
+    changed: Notify,
+    open: AtomicUsize,
+    closed: Notify,
+}
+
+impl Drain {
+    /// Requests in flight are the last ones of their connections.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// No connection may stay.
+    pub(crate) fn abort(&self) {
+        self.aborting.store(true, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    pub(crate) fn is_aborting(&self) -> bool {
+        self.aborting.load(Relaxed)
+    }
+
+    /// Completes with the next change.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Completes when the agent leaves.
+    pub(crate) async fn left(&self) {
+        self.until(Self::is_leaving).await;
+    }
+
+    /// Completes when the agent waits no longer.
+    pub(crate) async fn aborted(&self) {
+        self.until(Self::is_aborting).await;
+    }
+
+    async fn until(&self, so: impl Fn(&Self) -> bool) {
+        let mut changed = std::pin::pin!(self.changed());
+        loop {
+            changed.as_mut().enable();
+            if so(self) {
+                return;
+            }
+            changed.as_mut().await;
+            changed.set(self.changed());
+        }
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        if self.open.fetch_sub(1, Relaxed) == 1 {
+            self.closed.notify_waiters();
+        }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Completes when no connection is open.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+}

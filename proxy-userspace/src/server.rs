@@ -1,0 +1,370 @@
+//! The request pipeline, and the task that drives one downstream connection through it.
+
+use crate::{
+    answer, balance,
+    body::{AnswerBody, RequestBody},
+    datapath::UpstreamLane,
+    deadline::Late,
+    downstream::{Downstream, DownstreamIo, Phase},
+    fields::{self, Message},
+    flow::Reason,
+    record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
+    route::{Route, route},
+    snapshot::Cluster,
+    upstream::{Birthplace, SendError, Source, Upstream, acquire},
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version, header};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
+use tokio::time::Instant;
+
+/// Largest request head, and the most that is read at once.
+const READ_BUFFER: usize = 64 * 1024;
+/// An answer this large streams: it is exempt from the whole request's deadline.
+const STREAMS: u64 = 256 * 1024;
+
+/// Serves HTTP/1 on a connection until it ends. `replay` has been read from it already.
+pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
+    if !replay.is_empty() {
+        downstream.head_begins();
+    }
+    let io = DownstreamIo::new(Arc::clone(&downstream), replay);
+    let service = service_fn(|request| exchange(Arc::clone(&downstream), request));
+    let mut http = Box::pin(
+        http1::Builder::new()
+            .half_close(true)
+            .preserve_header_case(true)
+            .auto_date_header(false)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(io, service),
+    );
+    let end = drive(&downstream, http.as_mut()).await;
+    drop(http);
+    conclude(&downstream, end).await;
+}
+
+/// How a connection ended.
+enum End {
+    /// hyper is through with it.
+    Done(Result<(), hyper::Error>),
+    /// No request came for too long.
+    Idle,
+    /// A request's head was not complete in time.
+    HeadTimeout,
+    /// The client is gone, or does not take its answer, or the agent waits no longer.
+    Abandoned,
+}
+
+/// Polls hyper, and beside it what hyper does not watch: the deadlines, a client that goes away
+/// while its request is in flight, the agent's own leaving.
+async fn drive<S>(
+    downstream: &Downstream,
+    mut http: Pin<&mut http1::Connection<DownstreamIo, S>>,
+) -> End
+where
+    S: hyper::service::HttpService<Incoming, ResBody = AnswerBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let drain = &downstream.relay.drain;
+    let mut timer = pin!(downstream.deadline.timer());
+    let mut broken = pin!(downstream.wire.broken());
+    let mut change = pin!(drain.changed());
+    let mut told_to_leave = false;
+    std::future::poll_fn(|cx| {
+        if change.as_mut().poll(cx).is_ready() {
+            change.set(drain.changed());
+            change.as_mut().enable();
+        }
+        if drain.is_aborting() {
+            return Poll::Ready(End::Abandoned);
+        }
+        if drain.is_leaving() && !told_to_leave {
+            told_to_leave = true;
+            http.as_mut().graceful_shutdown();
+        }
+        let mut late = None;
+        loop {
+            if let Poll::Ready(done) = http.as_mut().poll(cx) {
+                return Poll::Ready(End::Done(done));
+            }
+            downstream.report_ended(None);
+            if late.is_some() && downstream.deadline.expired() == late {
+                // Nobody noticed: hyper waits for the client to take what was written.
+                return Poll::Ready(End::Abandoned);
+            }
+            if downstream.phase() == Phase::Request && broken.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Abandoned);
+            }
+            match downstream.deadline.poll(cx, timer.as_mut()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Late::Idle) => return Poll::Ready(End::Idle),
+                Poll::Ready(Late::Stage(Reason::RequestHeadTimeout)) => {
+                    return Poll::Ready(End::HeadTimeout);
+                }
+                // The request's guard notices when hyper polls it.
+                Poll::Ready(Late::Stage(reason)) => late = Some(reason),
+            }
+        }
+    })
+    .await
+}
+
+/// What remains to be said when hyper is gone and the socket is still ours.
+async fn conclude(downstream: &Downstream, end: End) {
+    let (status, failure) = match end {
+        End::Done(Ok(())) | End::Idle | End::Abandoned => return downstream.report_ended(None),
+        End::HeadTimeout => (408, Failure::from(Reason::RequestHeadTimeout)),
+        End::Done(Err(error)) => {
+            // hyper has answered by itself what it could not parse.
+            let (status, reason) = match () {
+                () if error.is_parse_too_large() => (431, Reason::BadRequest),
+                () if error.is_parse() => (400, Reason::BadRequest),
+                () => (0, Reason::DownstreamReset),
+            };
+            (status, Failure::new(reason, &error))
+        }
+    };
+    downstream.report_ended(Some(&failure));
+    if downstream.phase() == Phase::Head || status != 0 {
+        report_half_request(downstream, status, failure).await;
+    }
+}
+
+/// A head that never became a request: it has a record of its own.
+async fn report_half_request(downstream: &Downstream, status: u16, failure: Failure) {
+    let snapshot = downstream.relay.snapshot.load_full();
+    let cluster = route(&snapshot, downstream.orig_dst).map(|route| route.cluster);
+    let mut draft = Box::new(Draft::of_nothing("HTTP/1.1", downstream.first_byte()));
+    if failure.reason == Reason::RequestHeadTimeout {
+        let text = answer::text(failure.reason, cluster.as_deref(), downstream);
+        draft.bytes_sent = text.len() as u64;
+        let answer = answer::raw(StatusCode::REQUEST_TIMEOUT, &text);
+        if let Err(error) = downstream.wire.write_last(&answer).await {
+            tracing::debug!(%error, client = %downstream.client.0, "answer to half a request");
+        }
+    }
+    draft.status = status;
+    draft.failure = Some(failure);
+    draft.cluster = cluster;
+    downstream.request_ends(draft, Instant::now());
+    downstream.report_ended(None);
+}
+
+/// One request and its answer. Dropped before its end when the client goes away.
+async fn exchange(
+    downstream: Arc<Downstream>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let first_byte = downstream.request_begins(request.body().is_end_stream());
+    let draft = Box::new(Draft::of_request(&request, first_byte));
+    let mut open = OpenRequest::new(draft, downstream);
+    let answered = relay(&Arc::clone(open.downstream()), open.draft(), request).await;
+    Ok(match answered {
+        Ok((head, incoming, upstream)) => {
+            Response::from_parts(head, AnswerBody::endpoint(incoming, upstream, open))
+        }
+        Err(failure) => answer::local(open, failure),
+    })
+}
+
+type Answer = (http::response::Parts, Incoming, Box<Upstream>);
+
+/// The pipeline: route, balance, connect or reuse, send, relay the answer's head.
+async fn relay(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    request: Request<Incoming>,
+) -> Result<Answer, Failure> {
+    let snapshot = downstream.relay.snapshot.load();
+    let route = route(&snapshot, downstream.orig_dst).ok_or(Reason::NoRoute)?;
+    drop(snapshot);
+    draft.cluster = Some(Arc::clone(&route.cluster));
+    downstream.deadline.whole(downstream.first_byte(), route.cluster.timeouts.request);
+
+    let wanted = wanted_lane(downstream, &request);
+    let request = towards_endpoint(downstream, &route.cluster, request);
+    let (response, upstream) = send(downstream, draft, &route, request, wanted).await?;
+    towards_client(downstream, draft, &route.cluster, response, upstream)
+}
+
+/// Small requests of known length may be redirected into the endpoint's socket.
+fn wanted_lane(downstream: &Downstream, request: &Request<Incoming>) -> UpstreamLane {
+    let head = head_size(request.headers()).saturating_add(request.uri().path().len());
+    let whole = request.body().size_hint().exact().map(|body| body.saturating_add(head as u64));
+    match whole {
+        Some(size) if size <= downstream.relay.settings.request_cap => UpstreamLane::Mapped,
+        _ => UpstreamLane::Plain,
+    }
+}
+
+/// The request as the endpoint gets it: as it came, but for what ends at this hop.
+fn towards_endpoint(
+    downstream: &Arc<Downstream>,
+    cluster: &Arc<Cluster>,
+    request: Request<Incoming>,
+) -> Request<RequestBody> {
+    let (mut head, body) = request.into_parts();
+    fields::strip_hop_by_hop(&mut head.headers, Message::Request);
+    // HTTP/1.1 needs a Host: without one the request stays what it is.
+    if head.headers.contains_key(header::HOST) {
+        head.version = Version::HTTP_11;
+    }
+    Request::from_parts(head, RequestBody::new(body, downstream, cluster))
+}
+
+/// Sends the request; once more if a pooled connection turns out to have been closed meanwhile.
+async fn send(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    mut request: Request<RequestBody>,
+    wanted: UpstreamLane,
+) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
+    let upstream = connect(downstream, draft, route, wanted, Source::PoolOrNew).await?;
+    if upstream.key.born == Birthplace::NodeInstead {
+        fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
+    }
+    let reused = upstream.reused;
+    let spare = if reused { spare_copy(&request) } else { None };
+    let error = match send_on(downstream, draft, route, upstream, request).await? {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    let again = error.unsent.or(spare.filter(|_| !error.answered));
+    let Some(request) = again.filter(|_| reused) else {
+        return Err(send_failure(downstream, &error.error));
+    };
+    let upstream = connect(downstream, draft, route, wanted, Source::New).await?;
+    match send_on(downstream, draft, route, upstream, request).await? {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(send_failure(downstream, &error.error)),
+    }
+}
+
+/// A connection to an endpoint; to another one if the first cannot be connected to.
+async fn connect(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    wanted: UpstreamLane,
+    source: Source,
+) -> Result<Box<Upstream>, Failure> {
+    let cluster = &route.cluster;
+    let first = balance::pick(cluster, route.pinned, None).ok_or(Reason::NoEndpoint)?;
+    draft.tries(first);
+    let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
+        Ok(upstream) => return Ok(upstream),
+        Err(failure) => failure,
+    };
+    let other = match failure.reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout => {
+            balance::pick(cluster, route.pinned, Some(first.addr))
+        }
+        _ => None,
+    };
+    let other = other.ok_or(failure)?;
+    draft.tries(other);
+    acquire(downstream, cluster, other.addr, wanted, source).await
+}
+
+/// Sends on one connection and waits for the head of the answer.
+async fn send_on(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    route: &Route,
+    mut upstream: Box<Upstream>,
+    request: Request<RequestBody>,
+) -> Result<Result<(Response<Incoming>, Box<Upstream>), SendError>, Failure> {
+    draft.lane = downstream.lane(upstream.lane == UpstreamLane::Mapped);
+    let began = Instant::now();
+    draft.upstream_began = Some(began);
+    downstream.await_answer(began, route.cluster.timeouts.response_head);
+    let sent = downstream.deadline.guard(upstream.send(request)).await;
+    draft.upstream_ended = Some(Instant::now());
+    Ok(sent?.map(|response| (response, upstream)))
+}
+
+/// What can be sent again if the endpoint closes before it answers: a request that may be repeated
+/// and has no body.
+fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+    repeatable.then(|| {
+        let mut copy = Request::new(RequestBody::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        copy.headers_mut().clone_from(request.headers());
+        *copy.extensions_mut() = request.extensions().clone();
+        copy
+    })
+}
+
+fn send_failure(downstream: &Downstream, error: &hyper::Error) -> Failure {
+    let reason = if downstream.request_body_has_failed() {
+        Reason::DownstreamReset
+    } else if error.is_parse() {
+        Reason::UpstreamProtocol
+    } else {
+        Reason::UpstreamReset
+    };
+    Failure::new(reason, error)
+}
+
+/// The answer as the client gets it.
+fn towards_client(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    cluster: &Cluster,
+    response: Response<Incoming>,
+    mut upstream: Box<Upstream>,
+) -> Result<Answer, Failure> {
+    let (mut head, body) = response.into_parts();
+    if let Some(oddity) = oddity(&head) {
+        return Err(Failure::new(Reason::UpstreamProtocol, &oddity));
+    }
+    draft.answer_head = draft.upstream_ended;
+    draft.status = head.status.as_u16();
+    fields::strip_hop_by_hop(&mut head.headers, Message::Answer);
+    head.version = Version::HTTP_11;
+    let length = body.size_hint().exact();
+    let whole = length.map(|body| body.saturating_add(head_size(&head.headers) as u64));
+    if whole.is_none_or(|size| size > downstream.relay.settings.answer_cap) {
+        downstream.leave_map();
+    }
+    if length.is_none_or(|length| length > STREAMS) {
+        downstream.deadline.exempt();
+    }
+    if downstream.request_completed_at().is_none() {
+        upstream.drive_apart();
+    }
+    downstream.deadline.stage(Reason::ResponseBodyIdle, cluster.timeouts.response_body_idle);
+    Ok((head, body, upstream))
+}
+
+/// What hyper lets through and must not be forwarded.
+fn oddity(head: &http::response::Parts) -> Option<&'static str> {
+    let framing = head.headers.get_all(header::TRANSFER_ENCODING);
+    let mut codings = framing.iter();
+    let chunked = codings.next();
+    if head.status.is_informational() {
+        Some("unexpected informational answer")
+    } else if head.status.as_u16() > 599 {
+        Some("status code out of range")
+    } else if chunked.is_some_and(|one| !one.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        Some("transfer coding other than chunked")
+    } else if chunked.is_some() && head.headers.contains_key(header::CONTENT_LENGTH) {
+        Some("both Content-Length and Transfer-Encoding")
+    } else {
+        None
+    }
+}

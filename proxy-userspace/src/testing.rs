@@ -1,0 +1,58 @@
+//! Small pieces of configuration for tests.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use crate::snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts};
+use clap::Parser;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+/// A ready endpoint.
+pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
+    let workload = Some(Arc::from("default/web-0"));
+    Endpoint { addr, ready: true, serving: true, terminating: false, workload, node: None }
+}
+
+/// `default/web:8080` with the default timeouts.
+pub(crate) fn cluster_of(endpoints: &[SocketAddr]) -> Cluster {
+    Cluster {
+        name: Arc::from("default/web:8080"),
+        namespace: "default".into(),
+        service: "web".into(),
+        port_name: None,
+        port: 8080,
+        node_port: None,
+        lane: Lane::Steer,
+        protocol: Protocol::Detect,
+        frontends: Vec::new(),
+        endpoints: endpoints.iter().copied().map(endpoint).collect(),
+        timeouts: Timeouts::from(config(&[]).timeouts),
+        acceleration: AccelerationChoice::Default,
+    }
+}
+
+/// One cluster at one address.
+pub(crate) fn snapshot_of(frontend: SocketAddr, endpoints: &[SocketAddr]) -> Snapshot {
+    snapshot_with(frontend, cluster_of(endpoints))
+}
+
+/// This cluster at one address.
+pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot {
+    let cluster = Arc::new(Cluster { frontends: vec![frontend], ..cluster });
+    let by_endpoint = cluster.endpoints.iter().map(|one| (one.addr, Arc::clone(&cluster))).collect();
+    Snapshot {
+        generation: 1,
+        by_frontend: HashMap::from([(frontend, Arc::clone(&cluster))]),
+        by_endpoint,
+        clusters: vec![cluster],
+        workload_by_ip: HashMap::new(),
+    }
+}
+
+/// `weir run` with these arguments.
+pub(crate) fn config(args: &[&str]) -> crate::config::Config {
+    let base = ["weir", "run", "--config", "/nowhere"];
+    let cli = crate::config::Cli::try_parse_from(base.iter().chain(args)).unwrap();
+    match cli.command {
+        crate::config::Command::Run(config) => *config,
+        other => unreachable!("{other:?}"),
+    }
+}

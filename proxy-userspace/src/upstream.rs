@@ -1,0 +1,223 @@
+//! One connection to an endpoint: a request at a time, driven by the task whose request it carries.
+//!
+//! hyper's client is two halves, a sender and a driver that wants to be polled. Here the task of
+//! the downstream connection polls both, instead of a task of the upstream connection: a request
+//! costs no switch between tasks, and a client that goes away takes its upstream connection with
+//! it. Nobody polls an idle connection; [`Pool::take`] looks whether it is still fresh.
+
+mod acquire;
+mod connect;
+mod pool;
+
+pub(crate) use acquire::{Source, acquire, connect_plain};
+pub(crate) use connect::{ConnectError, Connected, Connector};
+pub(crate) use pool::{Birthplace, Key, Pool};
+
+use crate::{
+    body::RequestBody,
+    datapath::{Datapath, UpstreamLane},
+    metrics::Metrics,
+    relay::Relay,
+    wire::Wire,
+};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    rt::{Read, ReadBufCursor, Write},
+};
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+use tokio::{task::coop, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+/// See the module.
+pub(crate) struct Upstream {
+    sender: SendRequest<RequestBody>,
+    driver: Driver,
+    io: Arc<UpstreamWire>,
+    pub(crate) key: Key,
+    pub(crate) lane: UpstreamLane,
+    /// The endpoint's workload, where it is on probation.
+    pub(crate) watched: Option<u64>,
+    /// It carried a request before: the endpoint may have closed it meanwhile.
+    pub(crate) reused: bool,
+    idle_since: Instant,
+}
+
+enum Driver {
+    /// Polled by the task that has the connection.
+    Here(http1::Connection<UpstreamIo, RequestBody>),
+    /// A task of its own, for the rest of its life: both bodies are under way at once.
+    Task { _ends_with_this: AbortOnDropHandle<()> },
+    /// The connection has ended.
+    Ended,
+}
+
+/// Why a request got no answer.
+pub(crate) struct SendError {
+    /// The request, if no byte of it was written.
+    pub(crate) unsent: Option<Request<RequestBody>>,
+    /// Some of the answer had been read.
+    pub(crate) answered: bool,
+    pub(crate) error: hyper::Error,
+}
+
+impl Upstream {
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.io.answered.store(false, Relaxed);
+        // The answer is handed over by the driver, below, within the same poll: there is nothing
+        // to be woken for but the driver's own socket.
+        let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
+        let outcome = std::future::poll_fn(|cx| {
+            self.driver.poll(cx);
+            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        })
+        .await;
+        outcome.map_err(|mut failed| SendError {
+            unsent: failed.take_message(),
+            answered: self.io.answered.load(Relaxed),
+            error: failed.into_error(),
+        })
+    }
+
+    /// Moves bytes, both ways.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.driver.poll(cx);
+    }
+
+    /// Lets the request's body go on while nobody polls the answer's. Such a connection is not used
+    /// again.
+    pub(crate) fn drive_apart(&mut self) {
+        if let Driver::Here(connection) = std::mem::replace(&mut self.driver, Driver::Ended) {
+            let task = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "upstream connection");
+                }
+            });
+            self.driver = Driver::Task { _ends_with_this: AbortOnDropHandle::new(task) };
+        }
+    }
+
+    /// The exchange is complete: keeps the connection for another one, if it is fit for that.
+    pub(crate) fn give_back(mut self: Box<Self>, relay: &Relay) {
+        if let Some(watched) = self.watched {
+            relay.datapath.watched_exchange(watched);
+        }
+        if self.is_reusable() {
+            relay.pool.put(self);
+        }
+    }
+
+    /// Whether another request can be sent: hyper has written and read everything of the last one
+    /// (a request's body that was answered early included).
+    fn is_reusable(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            self.driver.poll(&mut Context::from_waker(Waker::noop()));
+        }
+        matches!(self.driver, Driver::Here(_)) && self.sender.is_ready()
+    }
+
+    /// Whether the endpoint has kept silent, as it should on an idle connection.
+    fn is_fresh(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.io.wire.stream().poll_read_ready(&mut cx).is_ready() {
+            self.driver.poll(&mut cx);
+        }
+        matches!(self.driver, Driver::Here(_))
+    }
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Self::Here(connection) = self
+            && let Poll::Ready(ended) = Pin::new(connection).poll(cx)
+        {
+            // The request in flight, if there is one, is told by hyper.
+            if let Err(error) = ended {
+                tracing::debug!(%error, "upstream connection");
+            }
+            *self = Self::Ended;
+        }
+    }
+}
+
+/// The socket, and what must be undone when it has been closed.
+struct UpstreamWire {
+    wire: Wire,
+    /// Part of the current answer has been read.
+    answered: AtomicBool,
+    /// After `wire`, so that the socket is closed before it is forgotten.
+    _announced: Announced,
+}
+
+/// An upstream socket that the kernel half and the metrics know of.
+struct Announced {
+    cookie: u64,
+    datapath: Datapath,
+    metrics: Arc<Metrics>,
+    opened: bool,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.datapath.forget_upstream(self.cookie);
+        if self.opened {
+            self.metrics.upstream_closed();
+        }
+    }
+}
+
+/// hyper's view of the socket.
+pub(crate) struct UpstreamIo(Arc<UpstreamWire>);
+
+impl Read for UpstreamIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if ready!(self.0.wire.poll_read(cx, buf))? > 0 {
+            self.0.answered.store(true, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.wire.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.wire.shut_write())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.wire.poll_write_vectored(cx, slices)
+    }
+}

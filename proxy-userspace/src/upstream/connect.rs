@@ -1,0 +1,121 @@
+//! New connections to endpoints.
+
+use super::{Announced, Driver, Key, Upstream, UpstreamIo, UpstreamWire};
+use crate::{
+    datapath::{Datapath, DatapathError, UpstreamLane},
+    listener::KeepAlive,
+    metrics::Metrics,
+    wire::Wire,
+};
+use hyper::client::conn::http1;
+use proxy_common::flow::FlowKey;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream as StdTcpStream},
+    sync::{Arc, atomic::AtomicBool},
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::Instant,
+};
+
+/// Largest answer head, and the most that is read at once.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Opens connections.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) datapath: Datapath,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) keep_alive: KeepAlive,
+    /// Endpoints may redirect into the agent's sockets.
+    pub(crate) redirects: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The kernel half could not be told.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// hyper refused the socket.
+    #[error(transparent)]
+    Handshake(#[from] hyper::Error),
+}
+
+/// A socket that is connected to an endpoint, before anybody speaks on it.
+pub(crate) struct Connected {
+    stream: TcpStream,
+    announced: Announced,
+    pub(crate) lane: UpstreamLane,
+    pub(crate) watched: Option<u64>,
+}
+
+impl Connected {
+    /// The socket.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl Connector {
+    /// A socket in the agent's own network namespace.
+    pub(crate) fn socket(&self, endpoint: SocketAddr) -> io::Result<Socket> {
+        Socket::new(Domain::for_address(endpoint), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+    }
+
+    /// Connects `socket`, wherever it was born. The caller bounds the time.
+    pub(crate) async fn connect(
+        &self,
+        socket: Socket,
+        endpoint: SocketAddr,
+        wanted: UpstreamLane,
+    ) -> Result<Connected, ConnectError> {
+        socket.set_tcp_nodelay(true)?;
+        self.keep_alive.apply(&socket)?;
+        let cookie = socket.cookie()?;
+        let (datapath, metrics) = (self.datapath.clone(), Arc::clone(&self.metrics));
+        let mut announced = Announced { cookie, datapath, metrics, opened: false };
+        self.datapath.announce_upstream(cookie, wanted)?;
+        let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
+        let stream = socket.connect(endpoint).await?;
+        announced.opened = true;
+        self.metrics.upstream_opened();
+        let own = FlowKey::new(stream.local_addr()?, endpoint);
+        let settled = self.datapath.settle_upstream(&own);
+        Ok(Connected { stream, announced, lane: settled.lane, watched: settled.watched })
+    }
+
+    /// An HTTP client on a connected socket.
+    pub(crate) async fn handshake(
+        &self,
+        connected: Connected,
+        key: Key,
+    ) -> Result<Box<Upstream>, ConnectError> {
+        let Connected { stream, announced, lane, watched } = connected;
+        let wire = Wire::new(stream, self.redirects);
+        let io =
+            Arc::new(UpstreamWire { wire, answered: AtomicBool::new(false), _announced: announced });
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_buf_size(READ_BUFFER)
+            .handshake(UpstreamIo(Arc::clone(&io)))
+            .await?;
+        let driver = Driver::Here(connection);
+        let idle_since = Instant::now();
+        Ok(Box::new(Upstream {
+            sender,
+            driver,
+            io,
+            key,
+            lane,
+            watched,
+            reused: false,
+            idle_since,
+        }))
+    }
+}

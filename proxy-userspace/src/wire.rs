@@ -1,0 +1,139 @@
+//! The socket below hyper: a [`TcpStream`] that its driver and hyper share.
+
+use hyper::rt::ReadBufCursor;
+use rustix::net::RecvFlags;
+use std::{
+    future::Future,
+    io::{self, ErrorKind, IoSlice},
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{io::Interest, net::TcpStream};
+
+/// A connected socket, read and written through a shared reference by one task.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    stream: TcpStream,
+    /// A read that does not fill its buffer has emptied the socket, so that the next one need not
+    /// ask the kernel. Not so where the peer may switch from redirect to TCP: the socket has two
+    /// queues then, and a read ends at the end of the first.
+    short_read_empties: bool,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream, redirected: bool) -> Self {
+        Self { stream, short_read_empties: !redirected }
+    }
+
+    /// The socket itself.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads into the cursor; nothing read means end of file.
+    #[allow(unsafe_code)]
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            // SAFETY: the slice is only handed to recv(2), which never de-initialises a byte.
+            let room = unsafe { cursor.as_mut() };
+            let size = room.len();
+            let mut got = 0;
+            let outcome = self.stream.try_io(Interest::READABLE, || {
+                (_, got) = rustix::net::recv(&self.stream, &mut *room, RecvFlags::empty())?;
+                let empty = self.short_read_empties && got > 0 && got < size;
+                if empty { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match outcome {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                Err(_) if got == 0 => {}
+                _ => {
+                    // SAFETY: recv(2) wrote the first `got` bytes.
+                    unsafe { cursor.advance(got) };
+                    return Poll::Ready(Ok(got));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, || self.stream.try_write(bytes))
+    }
+
+    pub(crate) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, || self.stream.try_write_vectored(slices))
+    }
+
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match send() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Writes all of it and sends FIN; waits no longer than a second.
+    pub(crate) async fn write_last(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let write = async {
+            while !bytes.is_empty() {
+                let count = std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+                bytes = bytes.get(count..).unwrap_or_default();
+            }
+            self.shut_write()
+        };
+        let late = |_| io::Error::from(ErrorKind::TimedOut);
+        tokio::time::timeout(Duration::from_secs(1), write).await.map_err(late)?
+    }
+
+    /// Sends FIN.
+    pub(crate) fn shut_write(&self) -> io::Result<()> {
+        match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write) {
+            Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Makes the close that follows a reset: the peer must not take what it has for the whole.
+    pub(crate) fn reset_on_close(&self) {
+        if let Err(error) = self.stream.set_zero_linger() {
+            tracing::debug!(%error, "SO_LINGER");
+        }
+    }
+
+    /// Completes when the peer has sent FIN, whatever is still unread.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + '_ {
+        // tokio reports a peer's FIN together with priority data, which nobody subscribes to.
+        self.until(Interest::PRIORITY)
+    }
+
+    /// Completes when the connection was reset, whatever is still unread.
+    pub(crate) fn broken(&self) -> impl Future<Output = ()> + '_ {
+        self.until(Interest::ERROR)
+    }
+
+    async fn until(&self, interest: Interest) {
+        if self.stream.ready(interest).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Both addresses, the socket's own one first.
+    pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
+    }
+}
