@@ -1,8 +1,233 @@
 //! Start and stop, in order.
-use crate::config::Config;
-use std::process::ExitCode;
+//!
+//! Everything that can fail is done before the first connection is steered; steering begins last.
+//! On the way out it ends first, so that what is left are connections of ours that come to an end.
 
-/// Runs the agent until SIGTERM.
-pub fn run(_config: Config) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use crate::{
+    accesslog::AccessLog,
+    admin::Admin,
+    config::{Config, Steering},
+    datapath::{Datapath, KernelEvent, LoadOptions},
+    flow::Observer,
+    listener::{self, Limits},
+    lock::RunLock,
+    metrics::Metrics,
+    relay::Relay,
+    snapshot::{BuildOptions, Timeouts},
+    source::directory::Watch,
+    status::{Board, Degraded},
+};
+use anyhow::Context as _;
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often workloads without a cgroup are forgotten.
+const WORKLOAD_SWEEP: Duration = Duration::from_secs(60);
+/// How long the last access-log lines may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Runs the agent until SIGTERM or SIGINT has been obeyed.
+pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    log_to_stderr();
+    let _lock = RunLock::take(&config.run_dir)?;
+    let metrics = Arc::new(Metrics::default());
+    let board = Arc::new(Board::new(Arc::clone(&metrics)));
+    let access_log =
+        AccessLog::start(&config.access_log, config.access_log_queue, metrics.access_log_dropped())
+            .with_context(|| format!("access log {}", config.access_log))?;
+    let admin = Admin::start(config.admin_addr, Arc::clone(&board))
+        .with_context(|| format!("admin listener {}", config.admin_addr))?;
+    let workers =
+        config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.max(1))
+        .thread_name("weir-relay")
+        .enable_all()
+        .build()?;
+    let observer = Observer { metrics, access_log: access_log.clone() };
+    let outcome = runtime.block_on(serve(&config, &board, observer));
+    runtime.shutdown_background();
+    if !access_log.finish(LAST_LINES) {
+        tracing::warn!("the last access-log lines are lost");
+    }
+    if !admin.stop() {
+        tracing::error!("the admin thread had panicked");
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if let Err(error) = subscriber.try_init() {
+        tracing::debug!(%error, "somebody logs already");
+    }
+}
+
+async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let max_connections = listener::connection_budget().min(config.max_connections.unwrap_or(u32::MAX));
+    let listeners = listener::bind(config)?;
+    let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    addrs.iter().for_each(|addr| board.listening(*addr));
+
+    let watch = Watch::open(&config.config, build_options(config, &addrs), Arc::clone(board))?;
+    let datapath = load(config, board, addrs, &observer)?;
+    let snapshot = watch.snapshot();
+    let applied = Applied { datapath: datapath.clone(), board: Arc::clone(board) };
+    datapath.apply(&snapshot.load()).context("write the configuration into the kernel's tables")?;
+    let mut generations = watch.generations();
+    generations.mark_unchanged();
+    let _watching = watch.spawn().context("watch the configuration directory")?;
+
+    let relay = Relay::new(config, Arc::clone(&snapshot), datapath.clone(), observer)?;
+    let limits = Limits::new(max_connections, config.max_connections_per_client);
+    let stop_accepting = CancellationToken::new();
+    let accepting = TaskTracker::new();
+    for listener in listeners {
+        let (relay, limits, stop) = (Arc::clone(&relay), Arc::clone(&limits), stop_accepting.clone());
+        accepting.spawn(listener::accept(listener, relay, limits, stop));
+    }
+    accepting.close();
+    tokio::spawn(Arc::clone(&relay).sweep());
+    tokio::spawn(sweep_workloads(datapath.clone()));
+    tokio::spawn(async move {
+        while generations.changed().await.is_ok() {
+            generations.mark_unchanged();
+            applied.apply(&snapshot.load());
+        }
+    });
+
+    datapath.attach().context("attach the kernel half")?;
+    board.ready();
+    tracing::info!(max_connections, "ready");
+    let outcome = leave(config, board, &relay, signals, || {
+        stop_accepting.cancel();
+        accepting.wait()
+    })
+    .await;
+    datapath.finish();
+    outcome
+}
+
+fn build_options(config: &Config, listeners: &[SocketAddr]) -> BuildOptions {
+    BuildOptions {
+        http_ports: config.http_ports.iter().copied().collect(),
+        timeouts: Timeouts::from(config.timeouts),
+        node_addresses: listeners.iter().map(SocketAddr::ip).collect(),
+    }
+}
+
+/// Loads the kernel half, if it is to steer; nothing is attached yet.
+fn load(
+    config: &Config,
+    board: &Board,
+    listeners: Vec<SocketAddr>,
+    observer: &Observer,
+) -> anyhow::Result<Datapath> {
+    let datapath = match config.steering {
+        Steering::Iptables => Datapath::plain(),
+        Steering::Ebpf => {
+            let metrics = Arc::clone(&observer.metrics);
+            let sink = move |event| match event {
+                KernelEvent::FlowClosed(closed) => metrics.flow_closed(&closed),
+                KernelEvent::WorkloadBarred(barred) => metrics.workload_barred(&barred),
+            };
+            Datapath::load(&LoadOptions::new(config, listeners), sink).context("load the kernel half")?
+        }
+    };
+    datapath.report(board);
+    Ok(datapath)
+}
+
+/// Keeps the kernel's tables like the snapshot in force.
+struct Applied {
+    datapath: Datapath,
+    board: Arc<Board>,
+}
+
+impl Applied {
+    const WHAT: &str = "service tables";
+
+    fn apply(&self, snapshot: &crate::snapshot::Snapshot) {
+        match self.datapath.apply(snapshot) {
+            Ok(()) => self.board.recovered(Self::WHAT),
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "write the configuration into the kernel's tables"
+                );
+                self.board.degraded(Degraded {
+                    what: Self::WHAT.to_owned(),
+                    why: format!("{error:#}"),
+                    fix: "correct the configuration or raise the limit that is named".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+async fn sweep_workloads(datapath: Datapath) {
+    let mut ticks = tokio::time::interval(WORKLOAD_SWEEP);
+    loop {
+        ticks.tick().await;
+        let datapath = datapath.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || datapath.sweep_workloads()).await {
+            tracing::error!(%error, "sweep workloads");
+        }
+    }
+}
+
+/// Waits for the signal to leave, and leaves: not ready, nothing new is steered, nothing new is
+/// accepted, requests in flight end, the rest is cut off.
+async fn leave<A: Future<Output = ()>>(
+    config: &Config,
+    board: &Board,
+    relay: &Relay,
+    mut signals: Signals,
+    stop_accepting: impl FnOnce() -> A,
+) -> anyhow::Result<()> {
+    signals.next().await;
+    let patience = config.drain_timeout;
+    tracing::info!(connections = relay.drain.open(), ?patience, "leaving");
+    board.draining();
+    let unsteered = relay.datapath.stop_steering();
+    relay.drain.leave();
+    stop_accepting().await;
+    tokio::select! {
+        () = relay.drain.empty() => {}
+        () = tokio::time::sleep(patience) => tracing::warn!(connections = relay.drain.open(), "cut off"),
+        () = signals.next() => tracing::warn!(connections = relay.drain.open(), "cut off at once"),
+    }
+    relay.drain.abort();
+    let cut = tokio::time::timeout(Duration::from_secs(1), relay.drain.empty()).await;
+    if cut.is_err() {
+        tracing::warn!(connections = relay.drain.open(), "connections did not end");
+    }
+    unsteered.context("stop steering")
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

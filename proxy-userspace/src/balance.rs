@@ -1,6 +1,9 @@
 //! Which endpoint a request goes to.
 
-use crate::snapshot::{Cluster, Endpoint};
+use crate::{
+    route::Route,
+    snapshot::{Endpoint, Family},
+};
 use std::{
     cell::Cell,
     hash::{BuildHasher, Hasher, RandomState},
@@ -10,20 +13,17 @@ use std::{
 /// Random picks before the ready ones are counted.
 const LUCKY_DRAWS: u32 = 4;
 
-/// Picks an endpoint at random: a ready one, or, where there is none, one that still serves while
-/// it terminates (as kube-proxy does). `avoid` has just failed and is taken only if it is the
-/// client's own choice.
-pub(crate) fn pick(
-    cluster: &Cluster,
-    pinned: Option<SocketAddr>,
-    avoid: Option<SocketAddr>,
-) -> Option<&Endpoint> {
-    if let Some(pinned) = pinned {
-        return cluster.endpoints.iter().find(|one| one.addr == pinned && avoid != Some(pinned));
+/// Picks an endpoint of the route's family at random: a ready one, or, where there is none, one that
+/// still serves while it terminates (as kube-proxy does). `avoid` has just failed.
+pub(crate) fn pick(route: &Route, avoid: Option<SocketAddr>) -> Option<&Endpoint> {
+    let endpoints = &route.cluster.endpoints;
+    if let Some(pinned) = route.pinned {
+        return endpoints.iter().find(|one| one.addr == pinned && avoid != Some(pinned));
     }
-    let ready = |one: &&Endpoint| one.ready && Some(one.addr) != avoid;
-    let last_resort = |one: &&Endpoint| one.serving && one.terminating && Some(one.addr) != avoid;
-    draw(&cluster.endpoints, ready).or_else(|| draw(&cluster.endpoints, last_resort))
+    let fit = |one: &Endpoint| Family::of(one.addr.ip()) == route.family && Some(one.addr) != avoid;
+    let ready = |one: &&Endpoint| one.ready && fit(one);
+    let last_resort = |one: &&Endpoint| one.serving && one.terminating && fit(one);
+    draw(endpoints, ready).or_else(|| draw(endpoints, last_resort))
 }
 
 /// One of those that are `fit`, each as likely as the other.
@@ -61,21 +61,27 @@ pub(crate) fn random() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use crate::testing::{cluster_of, endpoint};
+    use std::sync::Arc;
 
     fn addr(last: u8) -> SocketAddr {
         SocketAddr::from(([10, 1, 0, last], 80))
     }
 
+    fn to(cluster: crate::snapshot::Cluster, pinned: Option<SocketAddr>) -> Route {
+        Route { cluster: Arc::new(cluster), pinned, family: Family::V4 }
+    }
+
     #[test]
     fn every_ready_endpoint_and_no_other_is_picked() {
-        let mut cluster = cluster_of(&[addr(1), addr(2), addr(3), addr(4)]);
+        let mut cluster = cluster_of(&[addr(1), addr(2), addr(3), addr(4), "[fd00::1]:80".parse().unwrap()]);
         cluster.endpoints[1].ready = false;
+        let route = to(cluster, None);
         let mut seen = [0_u32; 5];
         for _ in 0..3000 {
-            let SocketAddr::V4(v4) = pick(&cluster, None, None).unwrap().addr else { unreachable!() };
+            let SocketAddr::V4(v4) = pick(&route, None).unwrap().addr else { panic!("wrong family") };
             seen[usize::from(v4.ip().octets()[3])] += 1;
         }
         assert_eq!(seen[2], 0);
@@ -86,26 +92,26 @@ mod tests {
     fn a_terminating_endpoint_serves_only_where_none_is_ready() {
         let mut cluster = cluster_of(&[addr(1), addr(2)]);
         cluster.endpoints[0] = Endpoint { ready: false, terminating: true, ..endpoint(addr(1)) };
-        assert_eq!(pick(&cluster, None, None).unwrap().addr, addr(2));
+        assert_eq!(pick(&to(cluster.clone(), None), None).unwrap().addr, addr(2));
         cluster.endpoints[1].ready = false;
         cluster.endpoints[1].serving = false;
-        assert_eq!(pick(&cluster, None, None).unwrap().addr, addr(1));
+        assert_eq!(pick(&to(cluster.clone(), None), None).unwrap().addr, addr(1));
         cluster.endpoints[0].serving = false;
-        assert!(pick(&cluster, None, None).is_none());
+        assert!(pick(&to(cluster, None), None).is_none());
     }
 
     #[test]
     fn an_endpoint_that_has_just_failed_is_avoided() {
-        let cluster = cluster_of(&[addr(1), addr(2)]);
-        assert!((0..100).all(|_| pick(&cluster, None, Some(addr(1))).unwrap().addr == addr(2)));
-        assert!(pick(&cluster_of(&[addr(1)]), None, Some(addr(1))).is_none());
+        let route = to(cluster_of(&[addr(1), addr(2)]), None);
+        assert!((0..100).all(|_| pick(&route, Some(addr(1))).unwrap().addr == addr(2)));
+        assert!(pick(&to(cluster_of(&[addr(1)]), None), Some(addr(1))).is_none());
     }
 
     #[test]
     fn a_pinned_endpoint_is_the_only_choice() {
-        let cluster = cluster_of(&[addr(1), addr(2)]);
-        assert!((0..100).all(|_| pick(&cluster, Some(addr(2)), None).unwrap().addr == addr(2)));
-        assert!(pick(&cluster, Some(addr(2)), Some(addr(2))).is_none());
-        assert!(pick(&cluster, Some(addr(9)), None).is_none());
+        let pinned_to = |last| to(cluster_of(&[addr(1), addr(2)]), Some(addr(last)));
+        assert!((0..100).all(|_| pick(&pinned_to(2), None).unwrap().addr == addr(2)));
+        assert!(pick(&pinned_to(2), Some(addr(2))).is_none());
+        assert!(pick(&pinned_to(9), None).is_none());
     }
 }

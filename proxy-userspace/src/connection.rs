@@ -6,8 +6,7 @@ use crate::{
     orig_dst::DownstreamAddr,
     relay::Relay,
     route::route,
-    server,
-    tunnel,
+    server, tunnel,
     wire::Wire,
 };
 use std::{io, sync::Arc};
@@ -49,8 +48,7 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let routed = route(&relay.snapshot.load(), orig_dst);
     let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.cluster.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
-    let downstream =
-        Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
+    let downstream = Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
     match (detect::detect(&downstream, routed.as_ref()).await, &routed) {
         (Verdict::Opaque(first, upstream), Some(route)) => {
             tunnel::carry(&downstream, route, first, upstream).await;

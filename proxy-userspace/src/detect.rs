@@ -126,7 +126,7 @@ async fn either_speaks(
 
 /// `None` where no endpoint can be had: the client may still speak HTTP and be told so.
 async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSocket> {
-    let endpoint = balance::pick(&route.cluster, route.pinned, None)?;
+    let endpoint = balance::pick(route, None)?;
     let connect = tunnel::connect(downstream, endpoint);
     let connected = match route.cluster.timeouts.connect {
         Some(timeout) => tokio::time::timeout(timeout, connect).await.ok()?,

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn connection_cannot_name_what_delimits_or_addresses_the_message() {
-        let mut map = headers(&[("host", "web"), ("connection", "Host, Content-Length"), ("content-length", "3")]);
+        let mut map =
+            headers(&[("host", "web"), ("connection", "Host, Content-Length"), ("content-length", "3")]);
         strip_hop_by_hop(&mut map, Message::Request);
         assert_eq!(listed(&map), [("host", "web"), ("content-length", "3")]);
     }

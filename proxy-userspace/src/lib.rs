@@ -13,6 +13,7 @@ mod detect;
 mod downstream;
 mod fields;
 pub mod listener;
+mod lock;
 mod netns;
 mod orig_dst;
 mod record;
@@ -34,5 +35,7 @@ pub mod status;
 
 pub mod cli;
 
+#[cfg(test)]
+mod ring;
 #[cfg(test)]
 mod testing;

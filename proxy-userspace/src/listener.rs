@@ -1,10 +1,6 @@
 //! Accepts connections, within limits.
 
-use crate::{
-    config::Config,
-    orig_dst::DownstreamAddr,
-    relay::Relay,
-};
+use crate::{config::Config, orig_dst::DownstreamAddr, relay::Relay};
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};

@@ -115,6 +115,12 @@ impl Namespaces {
         Ok(Self { own, known: Arc::default(), orders })
     }
 
+    /// The agent's own namespace.
+    #[cfg(test)]
+    pub(crate) fn own(&self) -> u64 {
+        self.own
+    }
+
     /// Takes part in a namespace until the lease is dropped.
     pub(crate) fn lease(&self, cookie: u64, pid: u32) -> Lease {
         let mut known = self.known.lock();

@@ -28,7 +28,7 @@ pub(crate) enum OrigDstSource {
     Conntrack,
     /// Always the same one.
     #[cfg(test)]
-    Fixed(SocketAddr),
+    Fixed(SocketAddr, Option<Steered>),
 }
 
 impl From<Steering> for OrigDstSource {
@@ -83,7 +83,7 @@ impl OrigDstSource {
             }
             Self::Conntrack => Ok((conntrack(stream, local)?, None)),
             #[cfg(test)]
-            Self::Fixed(addr) => Ok((OrigDstAddr(*addr), None)),
+            Self::Fixed(addr, identity) => Ok((OrigDstAddr(*addr), identity.clone())),
         }
     }
 }

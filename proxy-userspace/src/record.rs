@@ -137,7 +137,9 @@ impl Draft {
         }
         let snapshot = downstream.relay.snapshot.load();
         let record = self.record(downstream, &snapshot);
-        downstream.relay.observer.request(&record);
+        #[cfg(test)]
+        downstream.relay.records.lock().push(record.clone());
+        downstream.relay.observer.request(record);
     }
 
     fn record(self: Box<Self>, downstream: &Downstream, snapshot: &Snapshot) -> RequestRecord {
@@ -164,9 +166,7 @@ impl Draft {
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
             duration,
-            request_duration: self
-                .request_completed
-                .map(|at| at.saturating_duration_since(self.first_byte)),
+            request_duration: self.request_completed.map(|at| at.saturating_duration_since(self.first_byte)),
             response_duration: self.answer_head.map(since_head),
             upstream_duration: self
                 .upstream_began

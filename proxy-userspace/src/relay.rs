@@ -32,6 +32,9 @@ pub struct Relay {
     pub(crate) namespaces: Namespaces,
     pub(crate) unknown_workload: Arc<str>,
     pub(crate) drain: Drain,
+    /// Every record, in the order of its end.
+    #[cfg(test)]
+    pub(crate) records: parking_lot::Mutex<Vec<crate::flow::RequestRecord>>,
 }
 
 /// What the relay needs of the configuration.
@@ -85,6 +88,8 @@ impl Relay {
             connector,
             unknown_workload: Arc::from("unknown"),
             drain: Drain::default(),
+            #[cfg(test)]
+            records: Default::default(),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     orig_dst::OrigDstAddr,
-    snapshot::{Cluster, Snapshot},
+    snapshot::{Cluster, Family, Snapshot},
 };
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,15 +13,18 @@ pub(crate) struct Route {
     pub(crate) cluster: Arc<Cluster>,
     /// The client asked for this very endpoint, not for the Service.
     pub(crate) pinned: Option<SocketAddr>,
+    /// What the client asked for; endpoints of the other family are not for it.
+    pub(crate) family: Family,
 }
 
 /// `None` where the address is in no Service (any more).
 pub(crate) fn route(snapshot: &Snapshot, orig_dst: OrigDstAddr) -> Option<Route> {
+    let family = Family::of(orig_dst.0.ip());
     if let Some(cluster) = snapshot.by_frontend.get(&orig_dst.0) {
-        return Some(Route { cluster: Arc::clone(cluster), pinned: None });
+        return Some(Route { cluster: Arc::clone(cluster), pinned: None, family });
     }
     let cluster = snapshot.by_endpoint.get(&orig_dst.0)?;
-    Some(Route { cluster: Arc::clone(cluster), pinned: Some(orig_dst.0) })
+    Some(Route { cluster: Arc::clone(cluster), pinned: Some(orig_dst.0), family })
 }
 
 #[cfg(test)]

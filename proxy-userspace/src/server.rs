@@ -65,10 +65,7 @@ enum End {
 
 /// Polls hyper, and beside it what hyper does not watch: the deadlines, a client that goes away
 /// while its request is in flight, the agent's own leaving.
-async fn drive<S>(
-    downstream: &Downstream,
-    mut http: Pin<&mut http1::Connection<DownstreamIo, S>>,
-) -> End
+async fn drive<S>(downstream: &Downstream, mut http: Pin<&mut http1::Connection<DownstreamIo, S>>) -> End
 where
     S: hyper::service::HttpService<Incoming, ResBody = AnswerBody>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -258,16 +255,14 @@ async fn connect(
     source: Source,
 ) -> Result<Box<Upstream>, Failure> {
     let cluster = &route.cluster;
-    let first = balance::pick(cluster, route.pinned, None).ok_or(Reason::NoEndpoint)?;
+    let first = balance::pick(route, None).ok_or(Reason::NoEndpoint)?;
     draft.tries(first);
     let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
         Ok(upstream) => return Ok(upstream),
         Err(failure) => failure,
     };
     let other = match failure.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => {
-            balance::pick(cluster, route.pinned, Some(first.addr))
-        }
+        Reason::ConnectFailed | Reason::ConnectTimeout => balance::pick(route, Some(first.addr)),
         _ => None,
     };
     let other = other.ok_or(failure)?;

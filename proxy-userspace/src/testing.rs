@@ -1,7 +1,10 @@
 //! Small pieces of configuration for tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use crate::snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts};
+use crate::{
+    datapath::Steered,
+    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts},
+};
 use clap::Parser;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -45,6 +48,11 @@ pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot 
         clusters: vec![cluster],
         workload_by_ip: HashMap::new(),
     }
+}
+
+/// A client of this namespace.
+pub(crate) fn steered(orig_dst: SocketAddr, netns_cookie: u64) -> Steered {
+    Steered { orig_dst, cgroup_id: 7, pid: std::process::id(), netns_cookie, handshake: None, mapped: false }
 }
 
 /// `weir run` with these arguments.

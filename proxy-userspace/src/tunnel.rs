@@ -77,14 +77,10 @@ pub(crate) async fn carry(
     downstream.report_ended(None);
 }
 
-async fn reach(
-    downstream: &Downstream,
-    route: &Route,
-    draft: &mut Draft,
-) -> Result<UpstreamSocket, Failure> {
+async fn reach(downstream: &Downstream, route: &Route, draft: &mut Draft) -> Result<UpstreamSocket, Failure> {
     let (cluster, mut avoid) = (&route.cluster, None);
     loop {
-        let endpoint = balance::pick(cluster, route.pinned, avoid).ok_or(Reason::NoEndpoint)?;
+        let endpoint = balance::pick(route, avoid).ok_or(Reason::NoEndpoint)?;
         let connect = connect(downstream, endpoint);
         let connected = match cluster.timeouts.connect {
             Some(timeout) => tokio::time::timeout(timeout, connect).await,
@@ -118,7 +114,8 @@ impl Flow {
         };
         let down = pump(upstream, client, &self.down, broken_upstream, broken_downstream);
         let timeouts = &downstream.timeouts;
-        let idle = timeouts.downstream_idle.zip(timeouts.response_body_idle).map(|(one, other)| one.max(other));
+        let idle =
+            timeouts.downstream_idle.zip(timeouts.response_body_idle).map(|(one, other)| one.max(other));
         tokio::select! {
             both = async { tokio::try_join!(up, down) } => both.map(|_| ()),
             () = self.silent_for(idle) => Err(Reason::ResponseBodyIdle.into()),

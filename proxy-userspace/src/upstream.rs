@@ -154,12 +154,11 @@ impl Driver {
     }
 }
 
-/// The socket, and what must be undone when it has been closed.
+/// The socket, and what must be undone when it is closed.
 struct UpstreamWire {
     wire: Wire,
     /// Part of the current answer has been read.
     answered: AtomicBool,
-    /// After `wire`, so that the socket is closed before it is forgotten.
     _announced: Announced,
 }
 
@@ -173,9 +172,10 @@ struct Announced {
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.datapath.forget_upstream(self.cookie);
         if self.opened {
             self.metrics.upstream_closed();
+        } else {
+            self.datapath.forget_upstream(self.cookie);
         }
     }
 }
@@ -184,11 +184,7 @@ impl Drop for Announced {
 pub(crate) struct UpstreamIo(Arc<UpstreamWire>);
 
 impl Read for UpstreamIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         if ready!(self.0.wire.poll_read(cx, buf))? > 0 {
             self.0.answered.store(true, Relaxed);
         }

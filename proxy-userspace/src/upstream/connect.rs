@@ -86,7 +86,7 @@ impl Connector {
         announced.opened = true;
         self.metrics.upstream_opened();
         let own = FlowKey::new(stream.local_addr()?, endpoint);
-        let settled = self.datapath.settle_upstream(&own);
+        let settled = self.datapath.settle_upstream(&own, cookie);
         Ok(Connected { stream, announced, lane: settled.lane, watched: settled.watched })
     }
 
@@ -98,8 +98,7 @@ impl Connector {
     ) -> Result<Box<Upstream>, ConnectError> {
         let Connected { stream, announced, lane, watched } = connected;
         let wire = Wire::new(stream, self.redirects);
-        let io =
-            Arc::new(UpstreamWire { wire, answered: AtomicBool::new(false), _announced: announced });
+        let io = Arc::new(UpstreamWire { wire, answered: AtomicBool::new(false), _announced: announced });
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(READ_BUFFER)
@@ -107,15 +106,6 @@ impl Connector {
             .await?;
         let driver = Driver::Here(connection);
         let idle_since = Instant::now();
-        Ok(Box::new(Upstream {
-            sender,
-            driver,
-            io,
-            key,
-            lane,
-            watched,
-            reused: false,
-            idle_since,
-        }))
+        Ok(Box::new(Upstream { sender, driver, io, key, lane, watched, reused: false, idle_since }))
     }
 }
