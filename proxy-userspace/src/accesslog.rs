@@ -14,7 +14,7 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -36,7 +36,7 @@ struct Queue {
 #[derive(Debug)]
 enum Message {
     Line(Box<RequestRecord>),
-    /// Everything before it is to be written; then the sender is dropped.
+    /// Everything before it is to be written; then the sender is dropped, nothing is sent.
     Finish(SyncSender<()>),
 }
 
@@ -58,7 +58,7 @@ impl AccessLog {
         let pause = writer::pause(queue);
         thread::Builder::new()
             .name("weir-access-log".to_owned())
-            .spawn(move || write_all(&receiver, output, pause))?;
+            .spawn(move || write_all(receiver, output, pause))?;
         Ok(Self { queue: Some(Arc::new(Queue { sender, dropped })) })
     }
 
@@ -83,7 +83,7 @@ impl AccessLog {
             match queue.sender.try_send(message) {
                 Ok(()) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    return wait.recv_timeout(left).is_ok();
+                    return wait.recv_timeout(left) != Err(RecvTimeoutError::Timeout);
                 }
                 Err(TrySendError::Disconnected(_)) => return true,
                 Err(TrySendError::Full(_)) if Instant::now() >= deadline => return false,
@@ -96,21 +96,23 @@ impl AccessLog {
 
 /// The writer's thread. A producer pays for a wake-up only when the writer waits in `recv`: it
 /// lets a batch gather first, so that this happens at most once in a pause, not once a request.
-fn write_all(queue: &Receiver<Message>, mut output: Output, pause: Duration) {
+fn write_all(queue: Receiver<Message>, mut output: Output, pause: Duration) {
     while let Ok(first) = queue.recv() {
         thread::sleep(pause);
+        let mut waiting = Vec::new();
         for message in [first].into_iter().chain(queue.try_iter()) {
             match message {
                 Message::Line(record) => output.append(&record),
-                Message::Finish(written) => {
-                    output.flush();
-                    // Nobody waits any more: then nobody needs to know.
-                    written.try_send(()).ok();
-                    return;
-                }
+                Message::Finish(written) => waiting.push(written),
             }
         }
         output.flush();
+        if !waiting.is_empty() {
+            // First the queue: lines that come from now on are counted as dropped. Then `waiting`:
+            // by that they know.
+            drop(queue);
+            return;
+        }
     }
 }
 

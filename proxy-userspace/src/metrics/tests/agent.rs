@@ -3,7 +3,7 @@
 
 use super::{super::*, flows::closed_flow, series};
 use crate::{
-    flow::tests::record,
+    flow::{Reason, tests::record},
     status::{KernelStatus, MapStatus, OpenFlows, ProgramStatus, WorkloadCounts},
 };
 use std::sync::atomic::Ordering;
@@ -147,4 +147,41 @@ fn the_agents_own_cost_is_plausible() {
     assert!(value("process_open_fds") >= 3.0);
     assert!(value("process_max_fds") >= value("process_open_fds"));
     assert!(value("process_start_time_seconds") > 1.7e9);
+}
+
+/// What operators read.
+const DOCS: &str = include_str!("../../../../deploy/observability.md");
+
+#[test]
+fn every_family_is_in_the_docs() {
+    let metrics = Metrics::default();
+    metrics.attach_kernel(Arc::new(View::default()));
+    metrics.request(&record());
+    metrics.flow_closed(&closed_flow());
+    metrics.address_fallback(AddressFallback::Refused);
+    metrics.downstream_refused("total");
+    metrics.workload_barred(&abi::WorkloadBarred::default());
+    let text = metrics.text(Format::Prometheus).unwrap();
+    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = family.split(' ').next().unwrap();
+        assert!(DOCS.contains(&format!("`{name}`")), "{name} is not in the docs");
+    }
+    for event in abi::counter::NAMES {
+        let own = ["redirected_bytes", "events_lost"].contains(&event);
+        assert!(own || DOCS.contains(&format!("`{event}`")), "{event} is not in the docs");
+    }
+}
+
+#[test]
+fn i8_every_reason_has_a_counter_a_flag_and_a_line_in_the_docs() {
+    for reason in Reason::ALL {
+        let metrics = Metrics::default();
+        metrics.request(&RequestRecord { reason: Some(reason), status: reason.status(), ..record() });
+        let counts = series(&metrics, &["http_server_request_duration_seconds_count"]);
+        let label = format!("error_type=\"{}\"", reason.label());
+        assert!(counts.first().unwrap().contains(&label), "{counts:?}");
+        let status = if reason.status() == 0 { "cut".to_owned() } else { reason.status().to_string() };
+        let line = format!("| `{}` | {} | {status} |", reason.label(), reason.flag());
+        assert!(DOCS.contains(&line), "{line} is not in the docs");
+    }
 }
