@@ -18,6 +18,9 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     let draft = open.draft();
     draft.status = status.as_u16();
     draft.failure = Some(failure);
+    // What was late has been dealt with.
+    open.downstream().deadline.exempt();
+    open.downstream().deadline.no_stage();
     let unread = open.downstream().request_completed_at().is_none();
     let mut response = Response::new(AnswerBody::local(text, open));
     *response.status_mut() = status;

@@ -8,6 +8,7 @@ use crate::{
     record::{Failure, OpenRequest},
     snapshot::{Cluster, Timeouts},
     upstream::Upstream,
+    wire,
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -38,6 +39,8 @@ pub(crate) struct RequestStream {
     incoming: Incoming,
     downstream: Arc<Downstream>,
     timeouts: Timeouts,
+    /// The client has been silent since the last frame, and its time runs.
+    waits: bool,
 }
 
 impl RequestBody {
@@ -46,7 +49,7 @@ impl RequestBody {
             return Self::Empty;
         }
         let (downstream, timeouts) = (Arc::clone(downstream), cluster.timeouts);
-        Self::Stream(RequestStream { incoming, downstream, timeouts })
+        Self::Stream(RequestStream { incoming, downstream, timeouts, waits: false })
     }
 }
 
@@ -62,7 +65,8 @@ impl RequestStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         loop {
             let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-            if frame.is_pending() && !self.incoming.is_end_stream() {
+            if frame.is_pending() && !self.waits {
+                self.waits = true;
                 let timeout = self.timeouts.request_body_idle;
                 self.downstream.deadline.stage(Reason::RequestBodyIdle, timeout);
             }
@@ -70,6 +74,7 @@ impl RequestStream {
                 Some(Ok(frame)) => {
                     // Trailers end here (RFC 9110 section 6.5.1): nobody asked for them.
                     let Some(data) = frame.data_ref() else { continue };
+                    self.waits = false;
                     self.downstream.request_body_read(data.len());
                     if self.incoming.is_end_stream() {
                         self.complete();
@@ -134,6 +139,8 @@ struct Relayed {
     upstream: Box<Upstream>,
     done: bool,
     idle: Option<Duration>,
+    /// The endpoint has been silent since the last frame, and its time runs.
+    waits: bool,
 }
 
 impl AnswerBody {
@@ -147,7 +154,7 @@ impl AnswerBody {
         let cluster = open.draft().cluster.as_ref();
         let idle = cluster.and_then(|cluster| cluster.timeouts.response_body_idle);
         let done = incoming.is_end_stream();
-        Self { source: Source::Endpoint(Relayed { incoming, upstream, done, idle }), open }
+        Self { source: Source::Endpoint(Relayed { incoming, upstream, done, idle, waits: false }), open }
     }
 
     /// Ends the answer before its end.
@@ -157,7 +164,7 @@ impl AnswerBody {
         draft.failure = Some(failure);
         if draft.is_http_10() {
             // It may be delimited by the connection's end: that must not look orderly.
-            self.open.downstream().wire.reset_on_close();
+            wire::reset_on_close(self.open.downstream().wire.stream());
         }
         Cut(reason)
     }
@@ -176,6 +183,7 @@ impl Relayed {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers end here, as in requests.
                     let Ok(data) = frame.into_data() else { continue };
+                    self.waits = false;
                     self.done = self.incoming.is_end_stream();
                     if !self.done {
                         // The client's turn: it has as long to take this as the endpoint to send.
@@ -189,7 +197,10 @@ impl Relayed {
                     return Poll::Ready(None);
                 }
                 Poll::Pending if driven => {
-                    deadline.stage(Reason::ResponseBodyIdle, self.idle);
+                    if !self.waits {
+                        self.waits = true;
+                        deadline.stage(Reason::ResponseBodyIdle, self.idle);
+                    }
                     return Poll::Pending;
                 }
                 Poll::Pending => {

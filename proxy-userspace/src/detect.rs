@@ -37,6 +37,7 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
     let patience = downstream.relay.settings.detect_timeout;
     match tokio::time::timeout(patience, client.as_mut()).await {
         Ok(verdict) => verdict,
+        Err(_) if !downstream.is_silent() => client.await,
         Err(_) => {
             let remaining = downstream.timeouts.downstream_idle.map(|idle| idle.saturating_sub(patience));
             let either = either_speaks(downstream, route, client);

@@ -3,7 +3,7 @@
 use crate::{config::Config, orig_dst::DownstreamAddr, relay::Relay};
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::{
     collections::HashMap,
     io,
@@ -180,14 +180,7 @@ fn admit(stream: TcpStream, client: DownstreamAddr, relay: &Arc<Relay>, limits: 
         }
         Err(limit) => {
             relay.observer.metrics.downstream_refused(limit);
-            reset(&stream);
+            crate::wire::reset_on_close(&stream);
         }
-    }
-}
-
-/// Makes dropping the socket a reset.
-fn reset(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "SO_LINGER");
     }
 }

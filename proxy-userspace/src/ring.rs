@@ -186,6 +186,19 @@ impl Endpoint {
         Peer(within(self.listener.accept()).await.unwrap().0)
     }
 
+    /// One whose backlog is full: further handshakes hang.
+    pub(crate) async fn with_full_backlog() -> FullEndpoint {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(SHORT, TcpStream::connect(addr)).await {
+            waiting.push(stream.unwrap());
+        }
+        FullEndpoint { addr, _open: (listener, waiting) }
+    }
+
     /// Nobody connects for a while.
     pub(crate) async fn stays_alone(&self) {
         assert!(tokio::time::timeout(SHORT, self.listener.accept()).await.is_err());
@@ -195,6 +208,12 @@ impl Endpoint {
     pub(crate) async fn absent() -> SocketAddr {
         Self::new().await.addr
     }
+}
+
+/// See [`Endpoint::with_full_backlog`].
+pub(crate) struct FullEndpoint {
+    pub(crate) addr: SocketAddr,
+    _open: (TcpListener, Vec<TcpStream>),
 }
 
 pub(crate) async fn within<F: Future>(what: F) -> F::Output {

@@ -8,6 +8,7 @@ use crate::{
     route::Route,
     snapshot::Endpoint,
     upstream::{ConnectError, Connected, connect_plain},
+    wire,
 };
 use bytes::Bytes;
 use rustix::net::Shutdown;
@@ -62,13 +63,17 @@ pub(crate) async fn carry(
     let outcome = match upstream {
         Ok(upstream) => {
             draft.tries(&upstream.endpoint);
-            flow.run(downstream, upstream.stream(), &first).await
+            let outcome = flow.run(downstream, upstream.stream(), &first).await;
+            if outcome.is_err() {
+                wire::reset_on_close(upstream.stream());
+            }
+            outcome
         }
         Err(failure) => Err(failure),
     };
     if let Err(failure) = outcome {
-        // The client must not take a broken stream for a finished one.
-        downstream.wire.reset_on_close();
+        // Neither side must take a broken stream for a finished one.
+        wire::reset_on_close(downstream.wire.stream());
         draft.failure = Some(failure);
     }
     draft.received(flow.up.load(Relaxed), None);

@@ -11,6 +11,13 @@ use std::{
 };
 use tokio::{io::Interest, net::TcpStream};
 
+/// Makes the close that follows a reset: the peer must not take what it has for the whole.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "SO_LINGER");
+    }
+}
+
 /// A connected socket, read and written through a shared reference by one task.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -105,13 +112,6 @@ impl Wire {
         match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write) {
             Err(rustix::io::Errno::NOTCONN) => Ok(()),
             done => Ok(done?),
-        }
-    }
-
-    /// Makes the close that follows a reset: the peer must not take what it has for the whole.
-    pub(crate) fn reset_on_close(&self) {
-        if let Err(error) = self.stream.set_zero_linger() {
-            tracing::debug!(%error, "SO_LINGER");
         }
     }
 

@@ -140,6 +140,15 @@ impl Pool {
         stay
     }
 
+    /// Idle connections.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        let in_shard = |shard: &Mutex<HashMap<Key, Slot>>| -> usize {
+            shard.lock().values().map(|slot| slot.mapped.len() + slot.plain.len()).sum()
+        };
+        self.shards.iter().map(in_shard).sum()
+    }
+
     fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Slot>> {
         let hash = self.hasher.hash_one(key);
         let [first, ..] = &self.shards;
