@@ -1,6 +1,7 @@
 //! The demonstration: a client pod and two server pods on one node, the real agent on
 //! `deploy/examples/hello`, real servers, a little traffic, and a live table of it.
 
+mod nginx;
 mod table;
 
 use anyhow::{Context, Result, ensure};
@@ -35,7 +36,7 @@ const TRAFFIC: [(&str, &str, &str, &str); 4] = [
 struct Stage {
     clients: Vec<Process>,
     agent: Agent,
-    _servers: Vec<Server>,
+    _servers: Vec<Process>,
     pods: Vec<Pod>,
     topology: Topology,
 }
@@ -51,9 +52,8 @@ pub(crate) fn play(length: Option<Duration>) -> Result<()> {
     let stage = Stage::set()?;
     stage.introduce()?;
     let mut table = Table::new(stage.agent.access_log_path().to_owned(), stage.names());
-    runtime.block_on(watch(&mut table, length, &mut interrupt, &mut terminate))?;
-    let kernel = stage.kernel_says()?;
-    println!("\n{table}\n{kernel}");
+    runtime.block_on(watch(&stage, &mut table, length, [&mut interrupt, &mut terminate]))?;
+    table.show()?;
     let name = stage.topology.name().to_owned();
     stage.end()?;
     println!("removed the namespaces and cgroups {name}-*, and the agent with its BPF programs");
@@ -66,7 +66,10 @@ impl Stage {
         let topology = Topology::new()?;
         let client = topology.pod("client", 10)?;
         let hosts = [topology.pod("hello-1", 11)?, topology.pod("hello-2", 12)?];
-        let servers = hosts.iter().map(|pod| Server::http(pod, PORT)).collect::<Result<_>>()?;
+        let [first, second] = &hosts;
+        let nginx = nginx::start(first, PORT, topology.dir())?;
+        let first = nginx.map_or_else(|| scripted(first), Ok)?;
+        let servers = vec![first, scripted(second)?];
         let example = ConfigDir::existing(binary::workspace().join("deploy/examples/hello"));
         let agent = Builder::new(&topology, &[])?.config(example).start()?;
         let clients = TRAFFIC.iter().map(|traffic| ask(&client, traffic)).collect::<Result<_>>()?;
@@ -88,13 +91,12 @@ impl Stage {
         let client = self.pods.first().context("no client pod")?;
         let answer = client.curl([format!("http://{HELLO}/")])?.success()?.text();
         println!("In pod client: curl http://{HELLO}/ prints\n  {}\n", answer.trim());
-        let shell = |pod: &Pod, command: &str| {
-            let (group, netns) = (pod.cgroup().procs(), pod.netns().path().display().to_string());
-            format!("sudo sh -c 'echo 0 >{} && exec nsenter --net={netns} {command}'", group.display())
-        };
-        println!("Ask yourself:\n  {}", shell(client, &format!("curl -i http://{HELLO}/")));
-        let metrics = shell(self.topology.node(), &format!("curl http://{ADMIN}/metrics"));
-        println!("Metrics:\n  {metrics}\nAccess log:\n  {}\n", self.agent.access_log_path().display());
+        let inside = |pod: &Pod| format!("nsenter --net={}", pod.netns().path().display());
+        let (group, enter) = (client.cgroup().procs(), inside(client));
+        println!("Ask yourself:");
+        println!("  sudo sh -c 'echo 0 >{} && exec {enter} curl -i http://{HELLO}/'", group.display());
+        println!("Metrics:\n  sudo {} curl http://{ADMIN}/metrics", inside(self.topology.node()));
+        println!("Access log:\n  {}\n", self.agent.access_log_path().display());
         Ok(())
     }
 
@@ -118,30 +120,38 @@ impl Stage {
 
 /// Reads the access log and, on a terminal, shows the table anew until it is time to end.
 async fn watch(
+    stage: &Stage,
     table: &mut Table,
     length: Option<Duration>,
-    interrupt: &mut Signal,
-    terminate: &mut Signal,
+    [interrupt, terminate]: [&mut Signal; 2],
 ) -> Result<()> {
     let live = std::io::stdout().is_terminal();
-    let end = tokio::time::sleep(length.unwrap_or(Duration::MAX));
-    let mut end = std::pin::pin!(end);
+    let mut end = std::pin::pin!(tokio::time::sleep(length.unwrap_or(Duration::MAX)));
     let mut tick = tokio::time::interval(TICK);
-    if live {
-        println!("{}", if length.is_some() { "Running." } else { "Running until Ctrl-C." });
+    if live && length.is_none() {
+        println!("Running until Ctrl-C.");
     }
     loop {
-        tokio::select! {
-            () = &mut end => break,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            _ = tick.tick() => table.read()?,
+        // Ctrl-C reaches the servers too: what is logged after it is not worth showing.
+        let ended = tokio::select! {
+            () = &mut end => true,
+            _ = tick.tick() => false,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
+        table.read(stage.kernel_says()?)?;
+        if ended {
+            return Ok(());
         }
         if live {
             table.show()?;
         }
     }
-    table.read()
+}
+
+/// The server that the tests use.
+fn scripted(pod: &Pod) -> Result<Process> {
+    Ok(Server::http(pod, PORT)?.process)
 }
 
 fn ask(client: &Pod, (path, connections, pause, reconnect): &(&str, &str, &str, &str)) -> Result<Process> {

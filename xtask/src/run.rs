@@ -61,13 +61,14 @@ fn weir(binary: &Path, arguments: &[OsString]) -> Result<()> {
     Err(command.args(arguments).exec()).with_context(|| format!("cannot start {}", binary.display()))
 }
 
-/// Replaces this process by itself as root, which keeps Ctrl-C with the one that cleans up. sudo
-/// drops variables: the binaries are named on the command line.
+/// Replaces this process by itself, as root and as just built, which keeps Ctrl-C with the one that
+/// cleans up. sudo drops variables: the binaries are named on the command line.
 fn become_root(binary: &Path, length: Option<Duration>) -> Result<()> {
-    let peer = binary.with_file_name("weir-peer");
+    let beside = |name: &str| binary.with_file_name(name);
     let mut command = exec::as_root("env");
-    command.arg(format!("WEIR_BIN={}", binary.display())).arg(format!("WEIR_PEER={}", peer.display()));
-    command.arg(std::env::current_exe()?).args(["run", "--prepared"]);
+    command.arg(format!("WEIR_BIN={}", binary.display()));
+    command.arg(format!("WEIR_PEER={}", beside("weir-peer").display()));
+    command.arg(beside("xtask")).args(["run", "--prepared"]);
     if let Some(length) = length {
         command.arg("--for").arg(humantime::format_duration(length).to_string().replace(' ', ""));
     }

@@ -51,6 +51,8 @@ pub(super) struct Table {
     names: HashMap<String, String>,
     rows: BTreeMap<Key, Histogram<u64>>,
     answered: u64,
+    /// What is printed below.
+    footer: String,
     /// Lines that the last [`Self::show`] left on the terminal.
     shown: usize,
 }
@@ -60,11 +62,12 @@ impl Table {
     pub(super) fn new(log: PathBuf, names: Vec<(String, String)>) -> Self {
         let names = names.into_iter().collect();
         let (partial, rows) = (String::new(), BTreeMap::new());
-        Self { log, reader: None, partial, names, rows, answered: 0, shown: 0 }
+        Self { log, reader: None, partial, names, rows, answered: 0, footer: String::new(), shown: 0 }
     }
 
-    /// Adds what has been logged since.
-    pub(super) fn read(&mut self) -> Result<()> {
+    /// Adds what has been logged since; `footer` goes below the table.
+    pub(super) fn read(&mut self, footer: String) -> Result<()> {
+        self.footer = footer;
         if self.reader.is_none() {
             self.reader = Some(BufReader::new(File::open(&self.log).context("the access log")?));
         }
@@ -119,6 +122,7 @@ impl Table {
     pub(super) fn show(&mut self) -> Result<()> {
         let text = self.to_string();
         let mut out = std::io::stdout().lock();
+        // Only a live table, on a terminal, is shown more than once.
         if self.shown > 0 {
             write!(out, "\u{1b}[{}A\u{1b}[J", self.shown)?;
         }
@@ -131,7 +135,7 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = comfy_table::Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_preset(presets::NOTHING);
         table.set_header([
             "CLIENT", "REQUEST", "SERVICE", "ENDPOINT", "LANE", "STATUS", "COUNT", "P50 ms", "P99 ms",
         ]);
@@ -148,7 +152,7 @@ impl fmt::Display for Table {
         for column in table.column_iter_mut().skip(6) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        table.fmt(f)
+        write!(f, "{table}\n\n{}", self.footer)
     }
 }
 
@@ -179,10 +183,10 @@ mod tests {
         let mut table = Table::new(path.clone(), names);
         let (begin, end) = LINE.split_at(40);
         write!(log, "{LINE}\n{begin}").unwrap();
-        table.read().unwrap();
+        table.read(String::new()).unwrap();
         assert_eq!(table.answered(), 1);
         writeln!(log, "{end}").unwrap();
-        table.read().unwrap();
+        table.read(String::new()).unwrap();
         assert_eq!(table.answered(), 2);
         let text = table.to_string();
         let row = text.lines().find(|line| line.contains("GET /")).unwrap();
