@@ -43,6 +43,20 @@ pub(super) fn pod_parent(configured: Option<&Path>, root: &Path) -> anyhow::Resu
     })
 }
 
+/// The smallest cgroup that holds both the pods and the agent: flows between them are seen from here,
+/// and nobody else's are. `root` where the agent's own place cannot be told (a cgroup namespace).
+pub(super) fn flow_scope(pod_parent: &Path, root: &Path) -> PathBuf {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    common_ancestor(pod_parent, &root.join(own))
+        .filter(|scope| scope.starts_with(root))
+        .unwrap_or_else(|| root.to_owned())
+}
+
+fn common_ancestor(one: &Path, other: &Path) -> Option<PathBuf> {
+    one.ancestors().find(|ancestor| other.starts_with(ancestor)).map(Path::to_owned)
+}
+
 /// Ids (inode numbers) of every cgroup below `root`.
 pub(super) fn ids_below(root: &Path) -> HashSet<u64> {
     let mut ids = HashSet::new();
@@ -61,4 +75,19 @@ pub(super) fn ids_below(root: &Path) -> HashSet<u64> {
         );
     }
     ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_are_seen_from_the_smallest_cgroup_that_holds_both_ends() {
+        let scope = |one: &str, other: &str| common_ancestor(Path::new(one), Path::new(other));
+        let path = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(scope("/cg/kubepods", "/cg/kubepods/burstable/pod1"), path("/cg/kubepods"));
+        assert_eq!(scope("/cg/kubepods", "/cg/system.slice/weir"), path("/cg"));
+        assert_eq!(scope("/cg/kubepods", "/cg/"), path("/cg"));
+        assert_eq!(scope("/cg/run/pods", "/cg/run/agent"), path("/cg/run"));
+    }
 }

@@ -147,17 +147,18 @@ impl Datapath {
     /// Attaches every hook, connect last: from here on new connections are steered.
     pub fn attach(&self) -> anyhow::Result<()> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
-        let root = cgroups::open(&kernel.cgroup_root)?;
+        let scope_path = cgroups::flow_scope(&kernel.pod_parent, &kernel.cgroup_root);
+        let scope = cgroups::open(&scope_path)?;
         let pods = cgroups::open(&kernel.pod_parent)?;
         let mut ebpf = kernel.ebpf.lock();
         let sockops: &mut SockOps = program(&mut ebpf, "weir_sockops")?;
         sockops
-            .attach(&root, CgroupAttachMode::Single)
-            .with_context(|| attach_failed("sock_ops", &kernel.cgroup_root))?;
+            .attach(&scope, CgroupAttachMode::Single)
+            .with_context(|| attach_failed("weir_sockops", &scope_path))?;
         let release: &mut CgroupSock = program(&mut ebpf, "weir_release")?;
         release
             .attach(&pods, CgroupAttachMode::Single)
-            .with_context(|| attach_failed("sock_release", &kernel.pod_parent))?;
+            .with_context(|| attach_failed("weir_release", &kernel.pod_parent))?;
         for name in ADDRESS_HOOKS.iter().rev() {
             let hook: &mut CgroupSockAddr = program(&mut ebpf, name)?;
             hook.attach(&pods, CgroupAttachMode::Single)
