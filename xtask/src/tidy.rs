@@ -31,9 +31,16 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
     let mut findings = Vec::new();
     let files = rust_files(root)?;
-    for file in &files {
+    let read = |file: &PathBuf| -> Result<Source> {
         let text = fs::read_to_string(root.join(file)).with_context(|| file.display().to_string())?;
-        let found = check(file, &text, &architecture);
+        Ok(Source::of(&text))
+    };
+    let sources = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let mut tests = vec![PathBuf::from("tests/tests"), PathBuf::from("proxy-userspace/tests")];
+    tests.extend(files.iter().zip(&sources).flat_map(|(file, source)| test_modules(file, source)));
+    for (file, source) in files.iter().zip(&sources) {
+        let is_test = tests.iter().any(|module| file.with_extension("").starts_with(module));
+        let found = check(file, source, (!is_test).then_some(&architecture));
         findings.extend(found.into_iter().map(|finding| format!("{}:{finding}", file.display())));
     }
     for finding in &findings {
@@ -73,32 +80,40 @@ fn rust_files(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn check(file: &Path, text: &str, architecture: &str) -> Vec<Finding> {
-    let source = Source::of(text);
-    let functions = functions(&source);
+/// `architecture` is for files of production code.
+fn check(file: &Path, source: &Source, architecture: Option<&String>) -> Vec<Finding> {
+    let functions = functions(source);
     let mut findings = Vec::new();
-    if !is_test(file) {
-        findings.extend(long_file(&source));
+    if let Some(architecture) = architecture {
+        findings.extend(long_file(source));
         findings.extend(undrawn(file, architecture));
     }
     findings.extend(long_functions(&functions));
-    findings.extend(empty_names(&source));
-    findings.extend(bare_unsafe(&source));
-    findings.extend(unfinished(&source));
+    findings.extend(empty_names(source));
+    findings.extend(bare_unsafe(source));
+    findings.extend(unfinished(source));
     // The scripted peer is slow on purpose.
     if file.starts_with("tests") && !file.starts_with("tests/src/bin") {
-        findings.extend(sleeps(&source, &functions));
+        findings.extend(sleeps(source, &functions));
     }
     if file.starts_with("proxy-ebpf") {
-        findings.extend(long_kernel_names(&source));
+        findings.extend(long_kernel_names(source));
     }
     findings.sort_by_key(|finding| finding.line);
     findings
 }
 
-/// Integration tests, and test modules that have files of their own.
-fn is_test(file: &Path) -> bool {
-    file.iter().skip(1).any(|part| part == "tests" || part == "tests.rs" || part == "testing.rs")
+/// Modules that exist in tests only and have files of their own, as paths without extension.
+fn test_modules(file: &Path, source: &Source) -> Vec<PathBuf> {
+    let root = ["lib", "main", "mod"].iter().any(|stem| file.file_stem().is_some_and(|found| found == *stem));
+    let directory = if root { file.with_file_name("") } else { file.with_extension("") };
+    let declared = source.code.windows(2).filter_map(|pair| match pair {
+        [attribute, item] if attribute.trim() == "#[cfg(test)]" => {
+            item.trim().strip_suffix(';')?.rsplit_once("mod ").map(|(_, name)| name)
+        }
+        _ => None,
+    });
+    declared.map(|name| directory.join(name)).collect()
 }
 
 /// Lines of code, without blank lines, comments and the test module at the end.
@@ -322,11 +337,22 @@ impl fmt::Display for Finding {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing, reason = "tests")]
-    use super::{Path, check};
+    use super::{Path, PathBuf, Source, check, test_modules};
 
-    /// What is found in `text` as `file`, without line numbers.
+    /// What is found in `text` as production code in `file`, without line numbers.
     fn found(file: &str, text: &str) -> Vec<String> {
-        check(Path::new(file), text, "main.rs").into_iter().map(|finding| finding.text).collect()
+        let architecture = "main.rs".to_owned();
+        let findings = check(Path::new(file), &Source::of(text), Some(&architecture));
+        findings.into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn modules_of_tests_are_told_from_others() {
+        let source =
+            Source::of("mod a;\n#[cfg(test)]\nmod tests;\n#[cfg(test)]\npub(crate) mod ring;\nmod b;");
+        let under = |file: &str| test_modules(Path::new(file), &source);
+        assert_eq!(under("x/src/lib.rs"), [PathBuf::from("x/src/tests"), PathBuf::from("x/src/ring")]);
+        assert_eq!(under("x/src/a.rs"), [PathBuf::from("x/src/a/tests"), PathBuf::from("x/src/a/ring")]);
     }
 
     #[test]
@@ -335,7 +361,8 @@ mod tests {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "use a::b;\n".repeat(300));
         assert!(found("xtask/src/a.rs", &format!("// one\n\n{code}{tests}")).is_empty());
         assert_eq!(found("xtask/src/a.rs", &format!("use c;\n{code}")).len(), 1);
-        assert!(found("tests/tests/a.rs", &format!("use c;\n{code}")).is_empty());
+        let test = Source::of(&format!("use c;\n{code}"));
+        assert!(check(Path::new("tests/tests/a.rs"), &test, None).is_empty());
     }
 
     #[test]
@@ -408,6 +435,5 @@ mod tests {
         assert_eq!(found("proxy-common/src/ain.rs", "").len(), 1);
         assert!(found("proxy-common/src/main.rs", "").is_empty());
         assert!(found("proxy-common/build.rs", "").is_empty());
-        assert!(found("proxy-common/src/a/tests.rs", "").is_empty());
     }
 }
