@@ -19,7 +19,8 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.optional("authority", record.authority.as_deref())?;
     line.number("response_code", record.status.into())?;
     line.plain("response_flags", record.reason.map_or("-", Reason::flag))?;
-    line.plain("response_code_details", record.reason.map_or("via_upstream", Reason::label))?;
+    let endpoints_own = if record.status == 0 { "-" } else { "via_upstream" };
+    line.plain("response_code_details", record.reason.map_or(endpoints_own, Reason::label))?;
     line.optional("connection_termination_details", cut_by(record).map(Reason::label))?;
     line.number("bytes_received", record.bytes_received)?;
     line.number("bytes_sent", record.bytes_sent)?;

@@ -49,21 +49,23 @@ const fn kind_label(kind: u32) -> &'static str {
 struct FlowLabels<S> {
     hop: &'static str,
     source: S,
-    destination: S,
+    /// Absent where the client asked for a Service: its connection ends at the agent, and each
+    /// request may go to another endpoint.
+    destination: Option<S>,
     cluster: Option<S>,
 }
 
 impl<'a> FlowLabels<&'a str> {
-    /// Whose flow it is. A downstream flow ends at the agent; its destination is the endpoint only
-    /// where the client asked for that one's own address.
+    /// Whose flow it is.
     fn of(event: &abi::FlowClosed, snapshot: &'a Snapshot) -> Self {
         let asked = SocketAddr::new(addr::ip_of(&event.flow.addr), event.flow.port);
         let workload = |ip| snapshot.workload_by_ip.get(&ip).map_or("unknown", |name| &**name);
-        let cluster = snapshot.by_frontend.get(&asked).or_else(|| snapshot.by_endpoint.get(&asked));
+        let service = snapshot.by_frontend.get(&asked);
+        let cluster = service.or_else(|| snapshot.by_endpoint.get(&asked));
         Self {
             hop: hop_label(event.flow.hop),
             source: workload(addr::ip_of(&event.local)),
-            destination: workload(asked.ip()),
+            destination: service.is_none().then(|| workload(asked.ip())),
             cluster: cluster.map(|cluster| &*cluster.name),
         }
     }
@@ -73,7 +75,7 @@ impl Equivalent<FlowLabels<Arc<str>>> for FlowLabels<&str> {
     fn equivalent(&self, key: &FlowLabels<Arc<str>>) -> bool {
         self.hop == key.hop
             && self.source == &*key.source
-            && self.destination == &*key.destination
+            && self.destination == key.destination.as_deref()
             && self.cluster == key.cluster.as_deref()
     }
 }
@@ -83,7 +85,7 @@ impl From<&FlowLabels<&str>> for FlowLabels<Arc<str>> {
         Self {
             hop: borrowed.hop,
             source: borrowed.source.into(),
-            destination: borrowed.destination.into(),
+            destination: borrowed.destination.map(Arc::from),
             cluster: borrowed.cluster.map(Arc::from),
         }
     }
@@ -96,7 +98,7 @@ impl Labels for FlowLabels<Arc<str>> {
         Self {
             hop: if named { self.hop } else { OTHER },
             source: Arc::clone(&other),
-            destination: Arc::clone(&other),
+            destination: Some(Arc::clone(&other)),
             cluster: Some(other),
         }
     }
@@ -106,7 +108,9 @@ impl EncodeLabelSet for FlowLabels<Arc<str>> {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
         ("hop", self.hop).encode(encoder.encode_label())?;
         ("source_workload", &*self.source).encode(encoder.encode_label())?;
-        ("destination_workload", &*self.destination).encode(encoder.encode_label())?;
+        if let Some(destination) = &self.destination {
+            ("destination_workload", &**destination).encode(encoder.encode_label())?;
+        }
         if let Some(cluster) = &self.cluster {
             ("upstream_cluster", &**cluster).encode(encoder.encode_label())?;
         }
@@ -177,7 +181,7 @@ impl Flows {
     pub(super) fn prune(&self, known: impl Fn(&str) -> bool) {
         self.flows.prune(|labels| {
             known(&labels.source)
-                && known(&labels.destination)
+                && labels.destination.as_deref().is_none_or(&known)
                 && labels.cluster.as_deref().is_none_or(&known)
         });
     }

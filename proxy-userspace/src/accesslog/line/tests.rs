@@ -98,5 +98,6 @@ fn an_opaque_connection_has_a_line_too() {
     let value = parsed(&opaque);
     assert_eq!(value["lane"], "opaque");
     assert_eq!(value["protocol"], "TCP");
+    assert_eq!(value["response_code_details"], "-", "nobody answered with HTTP");
     assert_eq!(value["upstream_host"], Value::Null);
 }

@@ -53,6 +53,17 @@ fn a_flow_that_ended_is_timed_and_counted_for_its_two_workloads() {
 }
 
 #[test]
+fn a_flow_to_a_service_has_its_name_and_no_single_destination() {
+    let metrics = Metrics::default();
+    let snapshot = crate::testing::snapshot_of("10.0.0.2:80".parse().unwrap(), &[]);
+    metrics.config_in_force(Arc::new(snapshot));
+    let flow = abi::Flow { hop: abi::HOP_DOWNSTREAM, ..closed_flow().flow };
+    metrics.flow_closed(&abi::FlowClosed { flow, ..closed_flow() });
+    let labels = "hop=\"downstream\",source_workload=\"unknown\",upstream_cluster=\"default/web:8080\"";
+    assert_eq!(series(&metrics, &["weir_tcp_sent"]), [format!("weir_tcp_sent_bytes_total{{{labels}}} 1000")]);
+}
+
+#[test]
 fn who_closed_depends_on_the_hop() {
     let metrics = Metrics::default();
     for (hop, by) in [

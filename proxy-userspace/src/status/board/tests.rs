@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::{
-    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol},
+    snapshot::{Cluster, Lane},
     status::{KernelStatus, MapStatus},
+    testing,
 };
-use std::time::Duration;
 
 fn board() -> Board {
     Board::new(Arc::new(Metrics::default()))
@@ -96,38 +96,10 @@ fn a_kernel_half_that_cannot_be_read_is_told() {
 
 #[test]
 fn clusters_show_their_lane_and_every_endpoint() {
-    let endpoint = |addr: &str, ready| Endpoint {
-        addr: addr.parse().unwrap(),
-        ready,
-        serving: true,
-        terminating: !ready,
-        workload: Some("default/web-0".into()),
-        node: None,
-    };
-    let timeouts = crate::snapshot::Timeouts {
-        connect: Some(Duration::from_secs(5)),
-        request_head: None,
-        request_body_idle: None,
-        response_head: None,
-        request: None,
-        response_body_idle: None,
-        downstream_idle: None,
-        upstream_idle: None,
-    };
-    let cluster = Cluster {
-        name: "default/web:8080".into(),
-        namespace: "default".to_owned(),
-        service: "web".to_owned(),
-        port_name: None,
-        port: 8080,
-        node_port: None,
-        lane: Lane::Pass,
-        protocol: Protocol::Detect,
-        frontends: vec!["10.96.0.1:8080".parse().unwrap()],
-        endpoints: vec![endpoint("10.0.0.2:80", true), endpoint("10.0.0.3:80", false)],
-        timeouts,
-        acceleration: AccelerationChoice::Default,
-    };
+    let endpoints = ["10.0.0.2:80", "10.0.0.3:80"].map(|addr| addr.parse().unwrap());
+    let mut cluster = Cluster { lane: Lane::Pass, ..testing::cluster_of(&endpoints) };
+    let leaving = cluster.endpoints.last_mut().unwrap();
+    (leaving.ready, leaving.terminating) = (false, true);
     let board = board();
     let snapshot = Snapshot { clusters: vec![Arc::new(cluster)], ..Snapshot::default() };
     board.config_applied(Arc::new(snapshot), None);
