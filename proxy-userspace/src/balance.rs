@@ -40,7 +40,7 @@ fn draw(endpoints: &[Endpoint], fit: impl Fn(&&Endpoint) -> bool) -> Option<&End
 /// A random number below `bound` (0 if that is 0).
 fn below(bound: usize) -> usize {
     // Multiply-shift: no division, and a bias far below one in 2^32.
-    let scaled = u128::from(random()) * (bound as u128) >> 64;
+    let scaled = (u128::from(random()) * (bound as u128)) >> 64;
     usize::try_from(scaled).unwrap_or_default()
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Downstream {
     pub(crate) relay: Arc<Relay>,
     pub(crate) wire: Wire,
     pub(crate) client: DownstreamAddr,
+    /// The agent's end.
+    pub(crate) local: SocketAddr,
     pub(crate) orig_dst: OrigDstAddr,
     /// What the kernel half knows; `None` where it did not steer the connection.
     pub(crate) identity: Option<Steered>,
@@ -62,6 +64,7 @@ pub(crate) struct Downstream {
     first_byte: AtomicU64,
     request: RequestProgress,
     /// Requests whose end has not been reported yet: that is done when the answer has been sent.
+    #[expect(clippy::vec_box, reason = "handed over, not copied")]
     ended: Mutex<Vec<Box<Draft>>>,
     any_ended: AtomicBool,
 }
@@ -91,6 +94,7 @@ impl Downstream {
             relay,
             wire,
             client,
+            local,
             orig_dst,
             timeouts,
             deadline,
@@ -186,6 +190,11 @@ impl Downstream {
             0 => None,
             nanos => Some(self.opened + Duration::from_nanos(nanos)),
         }
+    }
+
+    /// A request has ended before it was read to its end.
+    pub(crate) fn has_unread_request(&self) -> bool {
+        self.first_byte.load(Relaxed) != 0 && self.request_completed_at().is_none()
     }
 
     /// The client broke off within the request's body, or sent one that cannot be read.

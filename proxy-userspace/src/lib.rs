@@ -13,6 +13,7 @@ mod detect;
 mod downstream;
 mod fields;
 pub mod listener;
+mod liveness;
 mod lock;
 mod netns;
 mod orig_dst;

@@ -52,11 +52,12 @@ pub(crate) struct Lease {
     known: Arc<Mutex<HashMap<u64, Known>>>,
 }
 
+/// Something to be done inside a namespace, and proof asked for that it is the right one.
 struct Order {
     namespace: Arc<File>,
-    cookie: u64,
-    domain: Domain,
-    reply: oneshot::Sender<Result<Socket, NoSocket>>,
+    /// The cookie to be proved; `None` where it was before.
+    proof: Option<u64>,
+    job: Box<dyn FnOnce(Result<(), NoSocket>) + Send>,
 }
 
 /// Why there is no socket in the client's namespace.
@@ -111,7 +112,7 @@ impl Namespaces {
         let own_file = File::open("/proc/self/ns/net")?;
         let own = netns_cookie(&tcp_socket(Domain::IPV4)?)?;
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        std::thread::Builder::new().name("weir-netns".into()).spawn(move || give_birth(&own_file, &queue))?;
+        std::thread::Builder::new().name("weir-netns".into()).spawn(move || obey(&own_file, &queue))?;
         Ok(Self { own, known: Arc::default(), orders })
     }
 
@@ -140,33 +141,46 @@ impl Namespaces {
         if lease.cookie == self.own {
             return Ok(tcp_socket(domain)?);
         }
-        let made = self.order(lease, domain).await;
+        let made = self.inside(lease, move || tcp_socket(domain)).await;
         if made.as_ref().is_err_and(NoSocket::is_final) {
             lease.failed.store(true, Relaxed);
         }
-        made
+        Ok(made??)
     }
 
-    async fn order(&self, lease: &Lease, domain: Domain) -> Result<Socket, NoSocket> {
-        let namespace = self.open(lease)?;
-        let (reply, made) = oneshot::channel();
-        let order = Order { namespace: Arc::clone(&namespace), cookie: lease.cookie, domain, reply };
+    /// Runs a job that does not block inside the lease's namespace.
+    pub(crate) async fn inside<T: Send + 'static>(
+        &self,
+        lease: &Lease,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoSocket> {
+        let (namespace, believed) = self.open(lease)?;
+        let (reply, done) = oneshot::channel();
+        let job = Box::new(move |entered: Result<(), NoSocket>| {
+            if reply.send(entered.map(|()| job())).is_err() {
+                tracing::trace!("nobody waits for this socket any more");
+            }
+        });
+        let order =
+            Order { namespace: Arc::clone(&namespace), proof: (!believed).then_some(lease.cookie), job };
         self.orders.try_send(order).map_err(|_| NoSocket::Busy)?;
-        let socket = made.await.map_err(|_| NoSocket::Busy)??;
+        let done = done.await.map_err(|_| NoSocket::Busy)??;
         if let Some(known) = self.known.lock().get_mut(&lease.cookie) {
             known.file.get_or_insert(namespace);
         }
-        Ok(socket)
+        Ok(done)
     }
 
-    /// The namespace, opened and believed before, or else the process's.
-    fn open(&self, lease: &Lease) -> Result<Arc<File>, NoSocket> {
+    /// The namespace, opened and believed before, or else the process's, which is to be proved.
+    fn open(&self, lease: &Lease) -> Result<(Arc<File>, bool), NoSocket> {
         let known = self.known.lock().get(&lease.cookie).and_then(|known| known.file.clone());
         if let Some(file) = known {
-            return Ok(file);
+            return Ok((file, true));
         }
         let opened = File::open(format!("/proc/{}/ns/net", lease.pid));
-        opened.map(Arc::new).map_err(|error| NoSocket::ProcessGone { pid: lease.pid, error })
+        opened
+            .map(|file| (Arc::new(file), false))
+            .map_err(|error| NoSocket::ProcessGone { pid: lease.pid, error })
     }
 
     /// Closes namespaces that had no client for so long.
@@ -203,28 +217,25 @@ impl Drop for Lease {
 }
 
 /// The thread. Ends with the last sender.
-fn give_birth(own: &File, orders: &mpsc::Receiver<Order>) {
+fn obey(own: &File, orders: &mpsc::Receiver<Order>) {
     for order in orders {
-        let socket = born_in(&order, own);
-        if order.reply.send(socket).is_err() {
-            tracing::trace!("the request did not wait for its socket");
+        let entered = enter(&order.namespace, order.proof);
+        (order.job)(entered);
+        // Every order enters its own namespace first, so a failure here harms none; but the thread
+        // would keep this namespace alive.
+        if let Err(error) = move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network)) {
+            tracing::error!(%error, "setns back to the agent's own network namespace");
         }
     }
 }
 
-fn born_in(order: &Order, own: &File) -> Result<Socket, NoSocket> {
+fn enter(namespace: &File, proof: Option<u64>) -> Result<(), NoSocket> {
     let network = Some(LinkNameSpaceType::Network);
-    move_into_link_name_space(order.namespace.as_fd(), network).map_err(io::Error::from)?;
-    let socket = tcp_socket(order.domain);
-    // Every order enters its own namespace first, so a failure here harms no socket; but the
-    // thread would keep this namespace alive.
-    if let Err(error) = move_into_link_name_space(own.as_fd(), network) {
-        tracing::error!(%error, "setns back to the agent's own network namespace");
-    }
-    let socket = socket?;
-    match netns_cookie(&socket)? {
-        found if found == order.cookie => Ok(socket),
-        found => Err(NoSocket::OtherNamespace { found, expected: order.cookie }),
+    move_into_link_name_space(namespace.as_fd(), network).map_err(io::Error::from)?;
+    let Some(expected) = proof else { return Ok(()) };
+    match netns_cookie(&tcp_socket(Domain::IPV4)?)? {
+        found if found == expected => Ok(()),
+        found => Err(NoSocket::OtherNamespace { found, expected }),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     downstream::{Downstream, DownstreamIo, Phase},
     fields::{self, Message},
     flow::Reason,
+    liveness,
     record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
     route::{Route, route},
     snapshot::Cluster,
@@ -47,8 +48,12 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
             .serve_connection(io, service),
     );
     let end = drive(&downstream, http.as_mut()).await;
+    let answered = matches!(end, End::Done(Ok(())));
     drop(http);
     conclude(&downstream, end).await;
+    if answered && downstream.has_unread_request() {
+        downstream.wire.discard().await;
+    }
 }
 
 /// How a connection ended.
@@ -72,7 +77,7 @@ where
 {
     let drain = &downstream.relay.drain;
     let mut timer = pin!(downstream.deadline.timer());
-    let mut broken = pin!(downstream.wire.broken());
+    let mut departure = pin!(client_departs(downstream));
     let mut change = pin!(drain.changed());
     let mut told_to_leave = false;
     std::future::poll_fn(|cx| {
@@ -97,7 +102,7 @@ where
                 // Nobody noticed: hyper waits for the client to take what was written.
                 return Poll::Ready(End::Abandoned);
             }
-            if downstream.phase() == Phase::Request && broken.as_mut().poll(cx).is_ready() {
+            if downstream.phase() == Phase::Request && departure.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Abandoned);
             }
             match downstream.deadline.poll(cx, timer.as_mut()) {
@@ -112,6 +117,16 @@ where
         }
     })
     .await
+}
+
+/// Completes when the client can take no answer any more. Closing its writing half is no departure.
+async fn client_departs(downstream: &Downstream) {
+    if downstream.wire.disturbed().await {
+        tokio::select! {
+            () = liveness::client_is_gone(downstream) => {}
+            () = downstream.wire.broken() => {}
+        }
+    }
 }
 
 /// What remains to be said when hyper is gone and the socket is still ours.

@@ -53,6 +53,7 @@ pub(crate) struct Upstream {
     idle_since: Instant,
 }
 
+#[expect(clippy::large_enum_variant, reason = "boxed together with the rest of `Upstream`")]
 enum Driver {
     /// Polled by the task that has the connection.
     Here(http1::Connection<UpstreamIo, RequestBody>),

@@ -1,11 +1,10 @@
 //! The socket below hyper: a [`TcpStream`] that its driver and hyper share.
 
-use hyper::rt::ReadBufCursor;
+use hyper::rt::{ReadBuf, ReadBufCursor};
 use rustix::net::RecvFlags;
 use std::{
-    future::Future,
     io::{self, ErrorKind, IoSlice},
-    net::SocketAddr,
+    mem::MaybeUninit,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -107,6 +106,20 @@ impl Wire {
         tokio::time::timeout(Duration::from_secs(1), write).await.map_err(late)?
     }
 
+    /// Reads and throws away what the peer still sends after our FIN, for a second at most: a close
+    /// with something unread is a reset, which may overtake the answer.
+    pub(crate) async fn discard(&self) {
+        let mut storage = [MaybeUninit::uninit(); 4096];
+        let read_all = async {
+            let read = |cx: &mut Context<'_>| self.poll_read(cx, ReadBuf::uninit(&mut storage).unfilled());
+            let mut read = std::future::poll_fn(read);
+            while matches!((&mut read).await, Ok(1..)) {}
+        };
+        if tokio::time::timeout(Duration::from_secs(1), read_all).await.is_err() {
+            tracing::debug!("a client still sends a request that has been answered");
+        }
+    }
+
     /// Sends FIN.
     pub(crate) fn shut_write(&self) -> io::Result<()> {
         match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write) {
@@ -115,25 +128,20 @@ impl Wire {
         }
     }
 
-    /// Completes when the peer has sent FIN, whatever is still unread.
-    pub(crate) fn ended(&self) -> impl Future<Output = ()> + '_ {
+    /// Completes when the peer has sent FIN (true) or the connection was reset (false), whatever is
+    /// still unread.
+    pub(crate) async fn disturbed(&self) -> bool {
         // tokio reports a peer's FIN together with priority data, which nobody subscribes to.
-        self.until(Interest::PRIORITY)
-    }
-
-    /// Completes when the connection was reset, whatever is still unread.
-    pub(crate) fn broken(&self) -> impl Future<Output = ()> + '_ {
-        self.until(Interest::ERROR)
-    }
-
-    async fn until(&self, interest: Interest) {
-        if self.stream.ready(interest).await.is_err() {
-            std::future::pending().await
+        match self.stream.ready(Interest::PRIORITY | Interest::ERROR).await {
+            Ok(ready) => !ready.is_error(),
+            Err(_) => false,
         }
     }
 
-    /// Both addresses, the socket's own one first.
-    pub(crate) fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
+    /// Completes when the connection was reset, whatever is still unread.
+    pub(crate) async fn broken(&self) {
+        if self.stream.ready(Interest::ERROR).await.is_err() {
+            tracing::trace!("the runtime ends");
+        }
     }
 }

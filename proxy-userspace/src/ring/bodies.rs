@@ -183,6 +183,19 @@ async fn an_answer_may_begin_and_end_before_the_request_has_ended() {
 }
 
 #[tokio::test]
+async fn a_client_that_still_sends_can_read_why_it_was_refused() {
+    let ring = Setup::new(&[]).start().await;
+    let mut client = ring.client().await;
+    client.send(format!("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: {MANY}\r\n\r\n")).await;
+    let (mut receive, mut send) = client.0.into_split();
+    let sending = tokio::spawn(async move { send.write_all(&vec![0; MANY]).await.map(|()| send) });
+    within(sending).await.unwrap().unwrap();
+    let mut answer = String::new();
+    within(receive.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("web:8080\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn both_bodies_flow_at_once_and_do_not_wait_for_each_other() {
     let endpoint = Endpoint::new().await;
     let ring = Ring::to(&endpoint).await;

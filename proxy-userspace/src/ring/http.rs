@@ -100,6 +100,35 @@ async fn a_client_that_resets_cancels_its_request_upstream() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_cancels_its_request_upstream() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let mut client = ring.client().await;
+    client.send(GET).await;
+    let mut server = endpoint.accept().await;
+    server.head().await;
+    drop(client);
+    server.all().await;
+    assert_eq!(ring.record().await.reason, Some(Reason::DownstreamReset));
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_and_then_closes_cancels_its_request_upstream() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let mut client = ring.client().await;
+    client.send(GET).await;
+    let mut server = endpoint.accept().await;
+    server.head().await;
+    client.0.shutdown().await.unwrap();
+    tokio::time::sleep(SHORT).await;
+    assert!(ring.relay.records.lock().is_empty());
+    drop(client);
+    server.all().await;
+    assert_eq!(ring.record().await.reason, Some(Reason::DownstreamReset));
+}
+
+#[tokio::test]
 async fn an_address_without_a_service_is_answered_404() {
     let ring = Ring::to(&Endpoint::new().await).await;
     ring.relay.snapshot.store(Arc::default());

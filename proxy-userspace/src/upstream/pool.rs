@@ -44,6 +44,7 @@ pub(crate) struct Pool {
 }
 
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "handed over, not copied")]
 struct Slot {
     mapped: Vec<Box<Upstream>>,
     plain: Vec<Box<Upstream>>,
@@ -52,6 +53,7 @@ struct Slot {
 }
 
 impl Slot {
+    #[expect(clippy::vec_box, reason = "handed over, not copied")]
     fn lane(&mut self, lane: UpstreamLane) -> &mut Vec<Box<Upstream>> {
         match lane {
             UpstreamLane::Mapped => &mut self.mapped,
