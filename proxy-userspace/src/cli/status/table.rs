@@ -61,7 +61,9 @@ fn facts(status: &Status) -> String {
 }
 
 fn programs(kernel: &KernelStatus) -> String {
-    let rows = kernel.programs.iter().map(|program| {
+    let mut programs: Vec<_> = kernel.programs.iter().collect();
+    programs.sort_by_key(|program| &program.name);
+    let rows = programs.into_iter().map(|program| {
         let per_run = program.run_time_ns.zip(program.run_count);
         let per_run = per_run.and_then(|(time, runs)| time.checked_div(runs));
         [
