@@ -4,7 +4,7 @@ use crate::maps::{EVENTS, count};
 use aya_ebpf::{bindings::bpf_sock_ops, helpers::generated::bpf_ktime_get_ns};
 use core::ptr::read_volatile;
 use proxy_common::{
-    abi::{EVENT_FLOW_CLOSED, EVENT_WORKLOAD_BARRED, Flow, FlowClosed, WorkloadBarred, counter},
+    abi::{CLOSE_FIN, EVENT_FLOW_CLOSED, EVENT_WORKLOAD_BARRED, Flow, FlowClosed, WorkloadBarred, counter},
     flow::FlowKey,
 };
 
@@ -28,17 +28,31 @@ pub fn flow_closed(ops: *mut bpf_sock_ops, key: &FlowKey, flow: &Flow) {
             local_port: key.local_port,
             remote_port: key.remote_port,
             retransmits: read_volatile(&raw const (*ops).total_retrans),
-            // The SYN counts as one acknowledged byte (RFC 9293 section 3.4).
             bytes_sent: read_volatile(&raw const (*ops).bytes_acked)
-                .saturating_sub(1)
+                .saturating_sub(acknowledged_controls(flow))
                 .wrapping_add(flow.redirected_tx),
-            bytes_received: read_volatile(&raw const (*ops).bytes_received).wrapping_add(flow.redirected_rx),
+            bytes_received: read_volatile(&raw const (*ops).bytes_received)
+                .saturating_sub(received_fin(flow))
+                .wrapping_add(flow.redirected_rx),
             duration_ns: bpf_ktime_get_ns().wrapping_sub(flow.connect_ns),
             flow: *flow,
         }
     };
     slot.write(record);
     slot.submit(0);
+}
+
+/// SYN and FIN take a sequence number each (RFC 9293 section 3.4), so `bytes_acked` counts them.
+#[inline(always)]
+fn acknowledged_controls(flow: &Flow) -> u64 {
+    if flow.close_kind == CLOSE_FIN { 2 } else { 1 }
+}
+
+/// The peer's FIN, likewise. A socket that nobody holds any more may end before it comes: then this is
+/// one byte short.
+#[inline(always)]
+fn received_fin(flow: &Flow) -> u64 {
+    u64::from(flow.close_kind == CLOSE_FIN)
 }
 
 /// Reports a workload that tripped the wire.

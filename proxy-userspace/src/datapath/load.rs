@@ -116,6 +116,7 @@ impl Datapath {
             settings.acceleration = ACCELERATION_OFF;
         }
         tables.write_settings(&settings)?;
+        tables.reset_counters().context("map COUNTERS")?;
 
         let mode =
             if settings.acceleration == ACCELERATION_OFF { Acceleration::Off } else { options.acceleration };

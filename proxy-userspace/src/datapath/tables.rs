@@ -4,12 +4,13 @@ use super::DatapathError;
 use anyhow::{Context, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockHash},
 };
 use parking_lot::Mutex;
 use proxy_common::{
     abi::{
         Endpoint, EndpointKey, Flow, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
+        counter,
     },
     flow::FlowKey,
 };
@@ -107,7 +108,7 @@ pub(super) struct Tables {
     pub(super) admitted: Table<u64, u32>,
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
     pub(super) settings: Mutex<Array<MapData, Settings>>,
-    pub(super) counters: PerCpuArray<MapData, u64>,
+    pub(super) counters: Mutex<PerCpuArray<MapData, u64>>,
 }
 
 impl Tables {
@@ -125,7 +126,7 @@ impl Tables {
             admitted: Table::take(ebpf, "ADMITTED")?,
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),
             settings: Mutex::new(Array::try_from(take(ebpf, "SETTINGS")?).context("map SETTINGS")?),
-            counters: PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?,
+            counters: Mutex::new(PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?),
         };
         Ok((tables, events))
     }
@@ -144,9 +145,19 @@ impl Tables {
             .map_err(|source| DatapathError::Map { map: "SOCKETS", source })
     }
 
+    /// Sets every counter to zero.
+    pub(super) fn reset_counters(&self) -> anyhow::Result<()> {
+        let mut counters = self.counters.lock();
+        for index in 0..counter::COUNT {
+            let zeros = PerCpuValues::try_from(vec![0; aya::util::nr_cpus().map_err(|(_, error)| error)?])?;
+            counters.set(index, zeros, 0)?;
+        }
+        Ok(())
+    }
+
     /// A counter over all CPUs; see [`proxy_common::abi::counter`].
     pub(super) fn counter(&self, index: u32) -> u64 {
         // The index comes from the same ABI as the map's size: only a torn-down map fails.
-        self.counters.get(&index, 0).map(|per_cpu| per_cpu.iter().sum()).unwrap_or(0)
+        self.counters.lock().get(&index, 0).map(|per_cpu| per_cpu.iter().sum()).unwrap_or(0)
     }
 }
