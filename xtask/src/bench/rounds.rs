@@ -54,7 +54,7 @@ impl Rounds<'_> {
 
     fn visit(&self, site: &Site, visit: &Visit, cases: &mut Vec<Case>) -> Result<()> {
         self.interrupt.check()?;
-        let stage = self.named(Stage::raise(site, visit.variant, self.agent_args), visit.variant)?;
+        let mut stage = self.named(Stage::raise(site, visit.variant, self.agent_args), visit.variant)?;
         let mut tempo =
             Tempo { warmup: self.plan.warmup, window: self.plan.window, rate: None, threads: self.threads };
         let first = cases.len();

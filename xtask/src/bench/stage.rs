@@ -7,7 +7,10 @@ use super::{
     site::{self, Site},
 };
 use anyhow::{Context, Result, bail, ensure};
-use std::{ops::Sub, time::Duration};
+use std::{
+    ops::Sub,
+    time::{Duration, Instant},
+};
 use weir_tests::{
     agent::{Agent, Builder},
     metrics::Samples,
@@ -21,11 +24,16 @@ const WARM_UPS: u32 = 20;
 /// a request and an answer.
 const REDIRECTED_AT_LEAST: f64 = 3.0;
 
+/// The agent reads the kernel half's counters at most once in this time.
+const SCRAPES_APART: Duration = Duration::from_millis(1050);
+
 /// A path that is ready to carry load.
 pub(super) struct Stage<'a> {
     site: &'a Site,
     variant: Variant,
     agent: Option<Agent>,
+    /// What the agent had counted when it was last asked.
+    scraped: Option<(Instant, Counts)>,
 }
 
 /// How long a run lasts and how fast it goes.
@@ -60,22 +68,21 @@ impl<'a> Stage<'a> {
                 Some(builder.args(words).start().with_context(|| format!("agent for {variant}"))?)
             }
         };
-        let stage = Self { site, variant, agent };
+        let mut stage = Self { site, variant, agent, scraped: None };
         if variant.path == Path::EbpfRedirect {
             stage.pass_probation()?;
         }
+        stage.count()?;
         Ok(stage)
     }
 
     /// One run, checked against the agent's counters.
-    pub(super) fn run(&self, shape: Shape, tempo: Tempo) -> Result<Run> {
-        let before = self.counts()?;
+    pub(super) fn run(&mut self, shape: Shape, tempo: Tempo) -> Result<Run> {
         let measured =
             self.site.load(&self.args(shape, tempo)?).with_context(|| format!("{} {shape}", self.variant))?;
-        let Some((before, after)) = before.zip(self.counts()?) else {
+        let Some(counted) = self.count()? else {
             return Ok(Run { measured, redirected_per_req: None });
         };
-        let counted = after - before;
         let proof = Proof { conns: shape.conns, requests: measured.requests, counted };
         proof.check(self.variant.path).with_context(|| format!("{} {shape}", self.variant))?;
         Ok(Run { measured, redirected_per_req: Some(proof.redirected_per_req()) })
@@ -99,13 +106,21 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn counts(&self) -> Result<Option<Counts>> {
-        self.agent.as_ref().map(|agent| agent.metrics().map(|samples| Counts::of(&samples))).transpose()
+    /// What the agent has counted since it was last asked.
+    fn count(&mut self) -> Result<Option<Counts>> {
+        let Some(agent) = &self.agent else { return Ok(None) };
+        let before = self.scraped.map_or_else(Counts::default, |(asked, before)| {
+            std::thread::sleep((asked + SCRAPES_APART).saturating_duration_since(Instant::now()));
+            before
+        });
+        let after = Counts::of(&agent.metrics()?);
+        self.scraped = Some((Instant::now(), after));
+        Ok(Some(after - before))
     }
 
     /// Sends requests until client and server may both be redirected into. Sockets join the map when
     /// they connect: each repetition opens new ones.
-    fn pass_probation(&self) -> Result<()> {
+    fn pass_probation(&mut self) -> Result<()> {
         let Some(agent) = &self.agent else { return Ok(()) };
         let window = Duration::from_millis(200);
         let tempo = Tempo { warmup: Duration::ZERO, window, rate: None, threads: 1 };
@@ -113,6 +128,7 @@ impl<'a> Stage<'a> {
         for _ in 0..WARM_UPS {
             self.site.load(&args).context("warm-up")?;
             let samples = agent.metrics()?;
+            self.scraped = Some((Instant::now(), Counts::of(&samples)));
             let in_state = |state| samples.sum("weir_workloads", &[("state", state)]);
             ensure!(in_state("barred") == 0.0, "a workload of the benchmark was barred from acceleration");
             if in_state("accelerated") >= 2.0 {

@@ -132,7 +132,7 @@ fn measure(args: &Args) -> Result<Measured> {
         Ok::<_, anyhow::Error>((all, busy, memory))
     })?;
     let requests = tally.latency.len();
-    ensure!(requests > 0, "no request was answered within {window:?}");
+    ensure!(requests > 0, "no request was answered within {window:?}, {} connections broke", tally.errors);
     let quantile = |q| micros(tally.latency.value_at_quantile(q));
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     let count = requests as f64;
