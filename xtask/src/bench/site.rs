@@ -10,12 +10,12 @@ use super::{
 use anyhow::{Context, Result};
 use std::{
     io::Write,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::PathBuf,
     process::Stdio,
     time::Duration,
 };
-use weir_tests::{pod::Pod, process::Process, topology::Topology};
+use weir_tests::{pod::Pod, process::Process, topology::Topology, wait};
 
 /// The HTTP Service, steered to the agent or translated by kube-proxy's rules.
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), 8080);
@@ -90,7 +90,21 @@ impl Site {
         if let Some(text) = rules.text() {
             restore(topology.node(), &text).with_context(|| format!("rules {rules:?}"))?;
         }
-        Ok(Self { _server: server, client, _server_pod: server_pod, topology, program })
+        let site = Self { _server: server, client, _server_pod: server_pod, topology, program };
+        site.reach_endpoints()?;
+        Ok(site)
+    }
+
+    /// Waits until the pods find each other: on a new bridge the first packets may be lost.
+    fn reach_endpoints(&self) -> Result<()> {
+        let connect =
+            |endpoint| TcpStream::connect_timeout(&SocketAddr::V4(endpoint), Duration::from_secs(1));
+        endpoints().into_iter().try_for_each(|endpoint| {
+            wait::until(Duration::from_secs(10), &format!("the client reaches {endpoint}"), || {
+                self.client.netns().run(|| connect(endpoint))??;
+                Ok(true)
+            })
+        })
     }
 
     /// Where the client asks on a path.
