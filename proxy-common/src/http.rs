@@ -27,6 +27,7 @@ pub fn opening(bytes: &[u8]) -> Opening {
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             b'A'..=b'Z' | b'-' | b'_' if at < LONGEST_METHOD => {}
+            b'0'..=b'9' if at > 0 && at < LONGEST_METHOD => {}
             b' ' if at > 0 => return after_method(bytes, at),
             _ => return Opening::Opaque,
         }
@@ -50,7 +51,9 @@ mod tests {
 
     #[test]
     fn requests_open_as_http1() {
-        for line in ["GET / HTTP/1.1\r\n", "\r\nPOST /a", "OPTIONS *", "GET http://h/", "CONNECT a:80"] {
+        for line in
+            ["GET / HTTP/1.1\r\n", "\r\nPOST /a", "OPTIONS *", "GET http://h/", "CONNECT a:80", "M0 /x"]
+        {
             assert_eq!(opening(line.as_bytes()), Opening::Http1, "{line}");
         }
     }
