@@ -159,6 +159,22 @@ impl Agent {
         self.process.stderr_text()
     }
 
+    /// Replaces its Services and waits until the new ones are in force.
+    pub fn reconfigure(&self, services: &[Service]) -> Result<()> {
+        let before = self.generation()?;
+        self.config.write(services)?;
+        wait::until(Duration::from_secs(10), "the configuration is in force", || {
+            Ok(self.generation()? > before)
+        })
+    }
+
+    /// Counts the configurations that have been in force.
+    pub fn generation(&self) -> Result<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.get("/status")?.body)?;
+        let generation = status.pointer("/config/generation").and_then(serde_json::Value::as_u64);
+        generation.context("no generation in /status")
+    }
+
     /// Asks its admin listener.
     pub fn get(&self, path: &str) -> Result<http::Answer> {
         self.node.netns().run(|| http::get(ADMIN, path))?
@@ -183,7 +199,9 @@ impl Agent {
         let weir = binary::weir()?;
         let arguments =
             ["status".to_owned(), "-o".to_owned(), "json".to_owned(), format!("--admin-addr={ADMIN}")];
-        self.node.run(&weir.to_string_lossy(), arguments, Duration::from_secs(20))?.json()
+        let told = self.node.run(&weir.to_string_lossy(), arguments, Duration::from_secs(20))?;
+        // Its exit code is 2 where something is degraded.
+        serde_json::from_slice(&told.stdout).with_context(|| format!("weir status: {}", told.stderr))
     }
 
     /// The access log's lines so far, parsed.

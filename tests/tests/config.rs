@@ -33,12 +33,11 @@ fn moves_to(scene: &Scene, server: &str) -> Result<()> {
 fn f17_a_changed_file_moves_traffic_within_seconds() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web_with(2, &[])?;
-    scene.agent.config().write(&[web_of(&scene, 0)])?;
-    moves_to(&scene, "server1")?;
-    scene.agent.config().write(&[web_of(&scene, 1)])?;
-    moves_to(&scene, "server2")?;
-    for _ in 0..10 {
-        assert_eq!(answering(&scene)?, "server2");
+    for (server, name) in [(0, "server1"), (1, "server2"), (0, "server1")] {
+        scene.agent.reconfigure(&[web_of(&scene, server)])?;
+        for _ in 0..10 {
+            assert_eq!(answering(&scene)?, name);
+        }
     }
     Ok(())
 }
@@ -128,11 +127,7 @@ fn c8_an_endpoint_that_becomes_unready_gets_no_new_requests() -> Result<()> {
         .cluster_ip(WEB.ip())
         .endpoint(Endpoint::new(scene.servers[0].at(PORT)).unready())
         .endpoint(Endpoint::new(scene.servers[1].at(PORT)));
-    scene.agent.config().write(&[service])?;
-    let base = scene.agent.status()?["config"]["generation"].as_u64();
-    wait::until(SOON, "it is read", || Ok(scene.agent.status()?["config"]["generation"].as_u64() > base))
-        .ok();
-    moves_to(&scene, "server2")?;
+    scene.agent.reconfigure(&[service])?;
     let told = scene.load(&WEB.to_string(), &["--requests", "40", "--reconnect", "1"])?;
     assert_eq!(told["servers"], serde_json::json!({"server2": 40}), "{told}");
     Ok(())

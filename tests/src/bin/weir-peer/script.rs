@@ -6,7 +6,7 @@
 //! - `/hold/FILE` (path with `+` for `/`): as `/sink`, but reads the body once the file exists
 //! - `/bytes/N[?chunked]`: N bytes of pattern N
 //! - `/progress`: JSON with how many body bytes of `/bytes` the kernel has taken so far
-//! - `/trickle/N/MS`: N bytes, so long between two of them
+//! - `/trickle/N/MS[?chunked]`: N bytes, so long between two of them
 //! - `/delay/MS`: answers after so long
 //! - `/status/N`: that status
 //! - `/hang`: never answers
@@ -68,7 +68,9 @@ pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> 
             let stream = reader.get_mut();
             match verb {
                 "bytes" => reply.bytes(stream, number().unwrap_or(0), query == "chunked"),
-                "trickle" => reply.trickle(stream, number().unwrap_or(1), number().unwrap_or(1)),
+                "trickle" => {
+                    reply.trickle(stream, number().unwrap_or(1), number().unwrap_or(1), query == "chunked")
+                }
                 "progress" => reply.json(stream, 200, &json!({"sent": SENT.load(Ordering::Relaxed)})),
                 "delay" => {
                     thread::sleep(Duration::from_millis(number().unwrap_or(0)));
@@ -146,19 +148,14 @@ impl Reply<'_> {
         stream.write_all(self.head(200, &announced).as_bytes())?;
         head::body(reader, framing, |piece| Ok(write_piece(&mut stream, piece, chunked)?))?;
         if chunked {
-            stream.write_all(b"0\r\n\r\n")?;
+            stream.write_all(LAST_CHUNK)?;
         }
         Ok(self.request.keeps_alive())
     }
 
     fn bytes(&self, stream: &mut TcpStream, count: u64, chunked: bool) -> Result<bool> {
-        let framing = if chunked {
-            "Transfer-Encoding: chunked".to_owned()
-        } else {
-            format!("Content-Length: {count}")
-        };
         // Small answers leave in one write, as real servers send them.
-        let mut out = self.head(200, &framing).into_bytes();
+        let mut out = self.head(200, &framing(count, chunked)).into_bytes();
         let mut pattern = Pattern::new(count);
         let mut left = count;
         while left > 0 {
@@ -172,17 +169,20 @@ impl Reply<'_> {
             left -= take as u64;
         }
         if chunked {
-            out.extend_from_slice(b"0\r\n\r\n");
+            out.extend_from_slice(LAST_CHUNK);
         }
         stream.write_all(&out)?;
         Ok(self.request.keeps_alive())
     }
 
-    fn trickle(&self, stream: &mut TcpStream, count: u64, pause_ms: u64) -> Result<bool> {
-        stream.write_all(self.head(200, &format!("Content-Length: {count}")).as_bytes())?;
+    fn trickle(&self, stream: &mut TcpStream, count: u64, pause_ms: u64, chunked: bool) -> Result<bool> {
+        stream.write_all(self.head(200, &framing(count, chunked)).as_bytes())?;
         for _ in 0..count {
             thread::sleep(Duration::from_millis(pause_ms));
-            stream.write_all(b".")?;
+            write_piece(stream, b".", chunked)?;
+        }
+        if chunked {
+            stream.write_all(LAST_CHUNK)?;
         }
         Ok(self.request.keeps_alive())
     }
@@ -194,6 +194,14 @@ impl Reply<'_> {
         Pattern::new(2 * count).fill(&mut piece);
         Ok(stream.write_all(&piece)?)
     }
+}
+
+/// What ends a chunked body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The field that says how a body of this length ends.
+fn framing(length: u64, chunked: bool) -> String {
+    if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") }
 }
 
 fn write_piece(to: &mut impl Write, piece: &[u8], chunked: bool) -> std::io::Result<()> {
