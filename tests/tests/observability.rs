@@ -105,16 +105,17 @@ fn flows_tell_handshakes_bytes_and_who_closed_in_every_mode() -> Result<()> {
     needs_kernel!();
     for mode in ["--acceleration=off", "--acceleration=on"] {
         let scene = Scene::web(&[mode])?;
-        let sent = b"GET /bytes/5000 HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n";
+        let sent = b"GET /trickle/5000/0 HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n";
         let (answer, _) = scene.raw(sent, &[])?;
         let hop = [("hop", "downstream")];
         let closed = |all: &Samples| all.sum("weir_tcp_closed_total", &hop) > 0.5;
         let samples = scene.agent.metrics_until("the flow has ended", closed)?;
         let bytes = |name| samples.sum(name, &hop).round();
         let told = bytes("weir_tcp_sent_bytes_total");
-        assert!((told - sent.len() as f64).abs() < 0.5, "{mode}: {told} of {}", sent.len());
+        // TCP counts a FIN as a byte.
+        assert!((told - sent.len() as f64).abs() < 1.5, "{mode}: {told} of {}", sent.len());
         let received = bytes("weir_tcp_received_bytes_total");
-        assert!((received - answer.len() as f64).abs() < 0.5, "{mode}: {received} of {}", answer.len());
+        assert!((received - answer.len() as f64).abs() < 1.5, "{mode}: {received} of {}", answer.len());
         assert!(samples.sum("weir_tcp_handshake_duration_seconds_count", &hop) > 0.5);
         let by = [("hop", "downstream"), ("closed_by", "agent"), ("kind", "fin")];
         let closes: Vec<_> = samples.with("weir_tcp_closed_total", &hop).collect();
@@ -174,18 +175,15 @@ fn d20_labels_do_not_grow_with_paths_methods_and_hosts() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web(&[])?;
     scene.ask("/")?;
-    let mut bytes = Vec::new();
+    // What begins with an unknown method is tunnelled; after a GET it is HTTP.
+    let mut bytes = b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n".to_vec();
     for n in 0..300 {
-        bytes.extend_from_slice(
-            format!("M{n} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n")
-                .bytes()
-                .collect::<Vec<_>>()
-                .as_slice(),
-        );
+        let request = format!("M{n} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n");
+        bytes.extend_from_slice(request.as_bytes());
     }
     let (answers, _) = scene.raw(&bytes, &["--half-close"])?;
-    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 300);
-    let samples = scene.agent.metrics_until("all are counted", |all| all.sum(SERVER_COUNT, &[]) > 300.5)?;
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 301);
+    let samples = scene.agent.metrics_until("all are counted", |all| all.sum(SERVER_COUNT, &[]) > 301.5)?;
     let series = samples.with(SERVER_COUNT, &[]).count();
     assert!(series <= 4, "{series} series");
     Ok(())
