@@ -172,6 +172,14 @@ pub fn drained(msg: *mut sk_msg_md, settings: &Settings) -> bool {
     queue_is_empty(sk, settings).unwrap_or(false)
 }
 
+/// As [`drained`], for the socket of a state change.
+#[inline(always)]
+pub fn drained_ops(ops: *mut bpf_sock_ops, settings: &Settings) -> bool {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*ops).__bindgen_anon_2.sk };
+    queue_is_empty(sk, settings).unwrap_or(false)
+}
+
 #[inline(always)]
 fn queue_is_empty<T>(sk: *mut T, settings: &Settings) -> Option<bool> {
     /// Flag bits in the low end of `sk_user_data` (`SK_USER_DATA_PTRMASK`).

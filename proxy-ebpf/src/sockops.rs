@@ -206,6 +206,9 @@ fn state_changed(ctx: &SockOpsContext, settings: &Settings) {
         // SAFETY: the entry belongs to this socket, whose lock the kernel holds.
         let flow = unsafe { &mut *flow };
         note_close(ctx.ops, flow, old, new, settings);
+        if new == BPF_TCP_FIN_WAIT1 {
+            finished_sending(ctx, &key, flow, settings);
+        }
         if new == BPF_TCP_CLOSE {
             take_redirected(&key, flow);
             events::flow_closed(ctx.ops, &key, flow);
@@ -217,6 +220,19 @@ fn state_changed(ctx: &SockOpsContext, settings: &Settings) {
     if new == BPF_TCP_CLOSE {
         // Absent where the socket never joined.
         let _ = STATES.remove(key);
+    }
+}
+
+/// A client that half-closes leaves the map. The acknowledgement of its FIN wakes whoever blocks in
+/// recv(2), and on a mapped socket that recv fails with EAGAIN instead of blocking on (seen on 6.18).
+#[inline(always)]
+fn finished_sending(ctx: &SockOpsContext, key: &FlowKey, flow: &mut Flow, settings: &Settings) {
+    // SAFETY: not preallocated, so an entry stays whole while we read it.
+    let Some(state) = (unsafe { STATES.get(key) }) else { return };
+    // With redirected data unread it must stay: leaving would drop them.
+    if state.role == ROLE_APPLICATION && ctx::drained_ops(ctx.ops, settings) {
+        take_redirected(key, flow);
+        leave(key);
     }
 }
 
