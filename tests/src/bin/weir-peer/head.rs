@@ -1,8 +1,16 @@
 //! Heads and bodies of HTTP/1.1 messages as they come off a socket.
 
 use anyhow::{Context, Result, bail, ensure};
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpStream;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{RecvFlags, recv},
+};
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Read},
+    net::TcpStream,
+    time::Duration,
+};
 use weir_tests::pattern::Digest;
 
 /// A message's first line and its fields, in order and in the case they came in.
@@ -25,8 +33,35 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// A buffered socket.
+/// A server's buffered socket: blocking, as servers are.
 pub(crate) type Reader = BufReader<TcpStream>;
+
+/// A client's socket that another thread may write to at the same time. It waits with poll(2): on
+/// a socket in a socket map, recv(2) that blocks fails with EAGAIN when anything but data wakes it,
+/// room to write for example (seen on Linux 6.18).
+#[derive(Debug)]
+pub(crate) struct Patient {
+    pub(crate) stream: TcpStream,
+    /// How long to wait for bytes.
+    pub(crate) patience: Duration,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let limit = Timespec::try_from(self.patience).map_err(std::io::Error::other)?;
+        loop {
+            match recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => return Ok(count),
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut wanted = [PollFd::new(&self.stream, PollFlags::IN)];
+            if poll(&mut wanted, Some(&limit))? == 0 {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
 
 impl Head {
     /// Reads one; `None` when the connection ends before its first byte.

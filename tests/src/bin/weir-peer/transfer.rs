@@ -1,11 +1,11 @@
 //! Bodies of every size, both ways at once, every byte checked.
 
-use crate::head::{self, Framing, Head, Reader};
+use crate::head::{self, Framing, Head, Patient};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use std::{
-    io::Write,
+    io::{BufReader, Write},
     net::{SocketAddr, TcpStream},
     thread,
     time::Duration,
@@ -68,7 +68,7 @@ impl Transfer {
     /// Prints `{"digests": [...]}`: one a body, as received.
     pub(crate) fn run(&self) -> Result<()> {
         let stream = connect(self.to)?;
-        let mut reader = Reader::new(stream.try_clone()?);
+        let mut reader = patient(stream.try_clone()?);
         let mut digests = Vec::new();
         if self.pipeline {
             thread::scope(|scope| -> Result<()> {
@@ -87,7 +87,13 @@ impl Transfer {
         Ok(writeln!(std::io::stdout(), "{}", json!({"digests": digests}))?)
     }
 
-    fn exchange(&self, stream: &TcpStream, reader: &mut Reader, size: u64, last: bool) -> Result<String> {
+    fn exchange(
+        &self,
+        stream: &TcpStream,
+        reader: &mut BufReader<Patient>,
+        size: u64,
+        last: bool,
+    ) -> Result<String> {
         thread::scope(|scope| {
             let sender = scope.spawn(|| -> Result<()> {
                 self.send(stream, size)?;
@@ -146,7 +152,7 @@ impl Transfer {
         Ok(stream.write_all(&out)?)
     }
 
-    fn receive(&self, reader: &mut Reader, size: u64) -> Result<String> {
+    fn receive(&self, reader: &mut BufReader<Patient>, size: u64) -> Result<String> {
         let seed = if self.download { size } else { self.seed ^ size };
         if self.sink.is_some() {
             return told(reader, seed, size);
@@ -166,13 +172,13 @@ impl SlowRead {
         stream.peek(&mut probe)?;
         writeln!(std::io::stdout(), "waiting")?;
         std::io::stdin().read_line(&mut String::new())?;
-        let digest = checked(&mut Reader::new(stream), self.size, self.size)?;
+        let digest = checked(&mut patient(stream), self.size, self.size)?;
         Ok(writeln!(std::io::stdout(), "{}", json!({"digests": [digest]}))?)
     }
 }
 
 /// Reads an answer whose body must be the first `size` bytes of a seed's pattern.
-fn checked(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
+fn checked(reader: &mut BufReader<Patient>, seed: u64, size: u64) -> Result<String> {
     let answer = Head::read(reader)?.context("closed before an answer")?;
     ensure!(answer.status()? == 200, "{}", answer.first);
     let framing = answer.answer_framing()?;
@@ -184,7 +190,7 @@ fn checked(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
 }
 
 /// Reads an answer that tells the digest of the body it got.
-fn told(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
+fn told(reader: &mut BufReader<Patient>, seed: u64, size: u64) -> Result<String> {
     let answer = Head::read(reader)?.context("closed before an answer")?;
     ensure!(answer.status()? == 200, "{}", answer.first);
     let mut text = Vec::new();
@@ -201,9 +207,12 @@ fn told(reader: &mut Reader, seed: u64, size: u64) -> Result<String> {
 fn connect(to: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, SILENCE).with_context(|| format!("connect {to}"))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     Ok(stream)
+}
+
+fn patient(stream: TcpStream) -> BufReader<Patient> {
+    BufReader::new(Patient { stream, patience: SILENCE })
 }
 
 fn joined(sender: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
