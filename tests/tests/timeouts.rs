@@ -173,15 +173,28 @@ fn an_annotation_sets_the_timeouts_of_its_service_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_client_that_resets_cancels_the_upstream_request() -> Result<()> {
-    needs_kernel!();
-    let scene = Scene::web(&[])?;
-    // By a reset: a FIN alone may be a client that has only finished sending.
-    peer::raw(&scene.client, WEB, b"GET /hang HTTP/1.1\r\nHost: demo\r\n\r\n", &["--reset"])?.success()?;
+/// The one log line says that the client went, and the upstream connection is closed.
+fn cancelled(scene: &Scene) -> Result<()> {
     let line = scene.agent.logged(1)?.remove(0);
     assert_eq!(line["response_flags"], "DC", "{line}");
     let open = |all: &weir_tests::metrics::Samples| all.sum("weir_upstream_connections", &[]);
     scene.agent.metrics_until("the upstream connection is closed", |all| open(all) < 0.5)?;
     Ok(())
+}
+
+#[test]
+fn a_client_that_resets_cancels_the_upstream_request() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    peer::raw(&scene.client, WEB, b"GET /hang HTTP/1.1\r\nHost: demo\r\n\r\n", &["--reset"])?.success()?;
+    cancelled(&scene)
+}
+
+#[test]
+fn a_client_that_closes_cancels_the_upstream_request() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let asked = scene.client.curl(["--max-time", "0.5", &format!("http://{WEB}/hang")])?;
+    assert_eq!(asked.status.code(), Some(28), "{asked:?}");
+    cancelled(&scene)
 }
