@@ -23,7 +23,10 @@ use proxy_common::{
     abi::{ACCELERATION_AUTO, ACCELERATION_OFF, ACCELERATION_ON, Settings},
     addr::{AddrWords, words_of},
 };
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -334,19 +337,30 @@ fn attach_tracepoints(ebpf: &mut Ebpf, degraded: &mut Vec<Degraded>) -> Option<(
         .ok()
 }
 
-/// Tracepoints are found by files of tracefs; where it is not mounted it is, for as long as `attach`
-/// runs.
-fn with_tracefs(attach: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// Tracepoints are found by files of tracefs. Where it is not mounted, `attach` runs on a thread with a
+/// mount namespace of its own and tracefs mounted there: nobody else sees it, and it goes with the
+/// thread.
+fn with_tracefs(attach: impl FnOnce() -> anyhow::Result<()> + Send) -> anyhow::Result<()> {
     if Path::new(TRACEFS).join("events").exists() {
         return attach();
     }
-    rustix::mount::mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None)
-        .with_context(|| format!("mount tracefs on {TRACEFS}"))?;
-    let attached = attach();
-    if let Err(error) = rustix::mount::unmount(TRACEFS, UnmountFlags::DETACH) {
-        tracing::warn!(%error, "{TRACEFS} stays mounted");
-    }
-    attached
+    std::thread::scope(|scope| {
+        let attached = scope.spawn(|| {
+            mount_tracefs_for_this_thread()?;
+            attach()
+        });
+        attached.join().map_err(|_| anyhow::anyhow!("the thread that attaches tracepoints panicked"))?
+    })
+}
+
+#[expect(unsafe_code, reason = "unshare is unsafe for file descriptor tables")]
+fn mount_tracefs_for_this_thread() -> anyhow::Result<()> {
+    // SAFETY: the file descriptor table stays shared: only mounts and the working directory part.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.context("a mount namespace")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .context("keep mounts to this thread")?;
+    mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None)
+        .with_context(|| format!("mount tracefs on {TRACEFS}"))
 }
 
 fn start_events(
