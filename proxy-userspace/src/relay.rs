@@ -102,8 +102,7 @@ impl Relay {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let unused = idle.unwrap_or(MAX_SWEEP);
-            self.namespaces.forget_unused(unused);
+            self.namespaces.forget_unused(idle.unwrap_or(NAMESPACE_LINGER).min(NAMESPACE_LINGER));
             self.pool.sweep(idle, |born| match born {
                 Birthplace::Namespace(cookie) => self.namespaces.is_known(cookie),
                 Birthplace::NodeInstead => true,
@@ -114,6 +113,9 @@ impl Relay {
 
 const MIN_SWEEP: Duration = Duration::from_millis(200);
 const MAX_SWEEP: Duration = Duration::from_secs(4);
+/// How long a namespace without a client is kept, however long connections may idle: an open one keeps a
+/// deleted pod's network alive.
+const NAMESPACE_LINGER: Duration = Duration::from_secs(3);
 
 /// The way out: connections that are open, and whether they should end.
 #[derive(Debug, Default)]
