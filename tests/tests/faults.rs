@@ -277,12 +277,12 @@ fn b12_the_pods_end_frees_what_the_agent_kept_of_it() -> Result<()> {
     needs_kernel!();
     let stage = Stage::new(1)?;
     let (web, guest) = (stage.web(), stage.topology.pod("guest", 40)?);
-    let scene = stage.play(&[web], &["--timeout-upstream-idle=60s"])?;
+    let scene = stage.play(&[web], &[])?;
     let base = scene.agent.open_files()?;
     let load = ["load", "--to", &WEB.to_string(), "--connections", "8", "--requests", "4"].map(str::to_owned);
     peer::run(&guest, load.iter().map(String::as_str))?.success()?;
     drop(guest);
-    wait::until(Duration::from_secs(20), "its pooled connections are closed", || {
+    wait::until(Duration::from_secs(20), "its pooled connections and its namespace are closed", || {
         Ok(scene.agent.open_files()? <= base + 2)
     })
 }
