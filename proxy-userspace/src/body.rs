@@ -224,7 +224,10 @@ impl Body for AnswerBody {
         }
         let data = match &mut this.source {
             Source::Local(text) => text.take().map(Ok),
-            Source::Endpoint(relayed) => ready!(relayed.poll_data(cx, &downstream.deadline)),
+            Source::Endpoint(relayed) => {
+                let (muffle, deadline) = (&downstream.muffle, &downstream.deadline);
+                ready!(muffle.poll(cx, |cx| relayed.poll_data(cx, deadline)))
+            }
         };
         Poll::Ready(match data {
             Some(Ok(data)) => {

@@ -4,6 +4,7 @@ use crate::{
     datapath::Steered,
     deadline::Deadline,
     flow::{LaneLabel, Reason},
+    muffle::Muffle,
     netns::Lease,
     orig_dst::{DownstreamAddr, OrigDstAddr},
     record::{Draft, Failure},
@@ -55,6 +56,8 @@ pub(crate) struct Downstream {
     /// The timeouts that hold outside of requests.
     pub(crate) timeouts: Timeouts,
     pub(crate) deadline: Deadline,
+    /// For what the connection's task polls beside hyper's server.
+    pub(crate) muffle: Muffle,
     /// The client's socket: local is the client's end.
     client_key: FlowKey,
     /// The client's socket is still in the socket map.
@@ -98,6 +101,7 @@ impl Downstream {
             orig_dst,
             timeouts,
             deadline,
+            muffle: Muffle::new(),
             client_key: FlowKey::new(client.0, local),
             mapped: AtomicBool::new(identity.as_ref().is_some_and(|steered| steered.mapped)),
             identity,

@@ -15,6 +15,7 @@ mod fields;
 pub mod listener;
 mod liveness;
 mod lock;
+mod muffle;
 mod netns;
 mod orig_dst;
 mod record;

@@ -297,7 +297,7 @@ async fn send_on(
     let began = Instant::now();
     draft.upstream_began = Some(began);
     downstream.await_answer(began, route.cluster.timeouts.response_head);
-    let sent = downstream.deadline.guard(upstream.send(request)).await;
+    let sent = downstream.deadline.guard(upstream.send(request, &downstream.muffle)).await;
     draft.upstream_ended = Some(Instant::now());
     Ok(sent?.map(|response| (response, upstream)))
 }

@@ -17,6 +17,7 @@ use crate::{
     body::RequestBody,
     datapath::{Datapath, UpstreamLane},
     metrics::Metrics,
+    muffle::Muffle,
     relay::Relay,
     wire::Wire,
 };
@@ -77,14 +78,17 @@ impl Upstream {
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
+        muffle: &Muffle,
     ) -> Result<Response<Incoming>, SendError> {
         self.io.answered.store(false, Relaxed);
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
         let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
         let outcome = std::future::poll_fn(|cx| {
-            self.driver.poll(cx);
-            answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            muffle.poll(cx, |cx| {
+                self.driver.poll(cx);
+                answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            })
         })
         .await;
         outcome.map_err(|mut failed| SendError {
@@ -131,12 +135,10 @@ impl Upstream {
         matches!(self.driver, Driver::Here(_)) && self.sender.is_ready()
     }
 
-    /// Whether the endpoint has kept silent, as it should on an idle connection.
+    /// Whether the endpoint has kept silent, as it should on an idle connection. From here on nothing
+    /// that happens to the connection wakes the task which had it last.
     fn is_fresh(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        if self.io.wire.stream().poll_read_ready(&mut cx).is_ready() {
-            self.driver.poll(&mut cx);
-        }
+        self.driver.poll(&mut Context::from_waker(Waker::noop()));
         matches!(self.driver, Driver::Here(_))
     }
 }
