@@ -168,7 +168,7 @@ abi! {
     }
 
     /// Settings that the user half writes once before it attaches.
-    Settings [96] {
+    Settings [108] {
         /// The agent's IPv4 listener (mapped); all zero when there is none.
         listener4: AddrWords,
         /// The agent's IPv6 listener; all zero when there is none.
@@ -205,8 +205,14 @@ abi! {
         splice_bars: u32,
         /// 1: FIONREAD on a mapped socket is wrong on this kernel.
         fionread_bars: u32,
-        /// Explicit padding.
-        pad: u32,
+        /// 1: a recv(2) that blocks on a mapped socket may fail with EAGAIN on this kernel.
+        blocking_bars: u32,
+        /// Byte offset of `sk_socket` in `struct sock`.
+        sock_socket: u32,
+        /// Byte offset of `file` in `struct socket`.
+        socket_file: u32,
+        /// Byte offset of `f_flags` in `struct file`.
+        file_flags: u32,
     }
 
     /// Ring buffer: a flow ended.
@@ -239,7 +245,7 @@ abi! {
     WorkloadBarred [24] {
         /// `EVENT_WORKLOAD_BARRED`.
         kind: u32,
-        /// [`BARRED_BY_SPLICE`] or [`BARRED_BY_FIONREAD`].
+        /// A `BARRED_BY_*` value.
         by: u32,
         /// The workload's cgroup v2 id.
         cgroup_id: u64,
@@ -297,6 +303,20 @@ pub const ACCELERATION_ON: u32 = 2;
 pub const BARRED_BY_SPLICE: u32 = 1;
 /// The workload called ioctl(FIONREAD).
 pub const BARRED_BY_FIONREAD: u32 = 2;
+
+/// The workload's client sends on a socket without O_NONBLOCK.
+pub const BARRED_BY_BLOCKING: u32 = 3;
+
+/// A `BARRED_BY_*` value as metrics and logs say it.
+#[must_use]
+pub const fn barred_by_label(by: u32) -> &'static str {
+    match by {
+        BARRED_BY_SPLICE => "splice",
+        BARRED_BY_FIONREAD => "fionread",
+        BARRED_BY_BLOCKING => "blocking",
+        _ => "unknown",
+    }
+}
 
 /// [`FlowClosed`]
 pub const EVENT_FLOW_CLOSED: u32 = 1;

@@ -17,6 +17,8 @@ use proxy_common::{
 };
 
 const AF_INET: u32 = 2;
+/// `asm-generic/fcntl.h`
+const O_NONBLOCK: u32 = 0o4000;
 
 /// IP protocol number of TCP.
 pub const TCP: u32 = 6;
@@ -170,6 +172,22 @@ pub fn drained(msg: *mut sk_msg_md, settings: &Settings) -> bool {
     // SAFETY: `sk` is a pointer field of this context.
     let sk = unsafe { (*msg).__bindgen_anon_3.sk };
     queue_is_empty(sk, settings).unwrap_or(false)
+}
+
+/// Whether the sender of a message uses its socket without `O_NONBLOCK`. Unreadable counts as not.
+#[inline(always)]
+pub fn blocks(msg: *mut sk_msg_md, settings: &Settings) -> bool {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*msg).__bindgen_anon_3.sk };
+    file_flags(sk, settings).is_some_and(|flags| flags & O_NONBLOCK == 0)
+}
+
+#[inline(always)]
+fn file_flags<T>(sk: *mut T, settings: &Settings) -> Option<u32> {
+    let sock = address_of(sk)?;
+    let socket: u64 = peek(sock + u64::from(settings.sock_socket))?;
+    let file: u64 = peek(socket + u64::from(settings.socket_file))?;
+    peek(file + u64::from(settings.file_flags))
 }
 
 /// As [`drained`], for the socket of a state change.

@@ -6,6 +6,7 @@
 use crate::{
     ctx,
     maps::{SOCKETS, STATES, count, settings},
+    watch,
 };
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, sk_action::SK_PASS},
@@ -44,6 +45,9 @@ fn carry(ctx: &SkMsgContext, settings: &Settings) {
         go_plain(me);
         return;
     };
+    if me.opener != 0 && me.role == ROLE_APPLICATION && me.redirected == 0 {
+        watch::client_speaks(ctx.msg, settings);
+    }
     let size = ctx.size();
     let drained = speaks_drained(ctx, me, settings);
     if !drained {

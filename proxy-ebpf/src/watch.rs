@@ -3,15 +3,18 @@
 //! (where the boot self-test found so), so its sockets must not be mapped.
 
 use crate::{
-    events,
+    ctx, events,
     maps::{ADMITTED, WORKLOADS, settings},
 };
 use aya_ebpf::{
+    bindings::sk_msg_md,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_cgroup_id},
     macros::tracepoint,
     programs::TracePointContext,
 };
-use proxy_common::abi::{BARRED_BY_FIONREAD, BARRED_BY_SPLICE, WORKLOAD_ADMITTED};
+use proxy_common::abi::{
+    BARRED_BY_BLOCKING, BARRED_BY_FIONREAD, BARRED_BY_SPLICE, Settings, WORKLOAD_ADMITTED,
+};
 
 /// `asm-generic/ioctls.h`
 const FIONREAD: u64 = 0x541b;
@@ -38,6 +41,15 @@ fn weir_ioctl(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// A mapped client's first message. On a mapped socket a recv(2) that blocks fails with EAGAIN when
+/// anything but data wakes it, so a client that blocks is left alone from its next connection on.
+#[inline(always)]
+pub fn client_speaks(msg: *mut sk_msg_md, settings: &Settings) {
+    if settings.blocking_bars != 0 && ctx::blocks(msg, settings) {
+        bar(BARRED_BY_BLOCKING);
+    }
+}
+
 #[inline(always)]
 fn bar(by: u32) {
     // SAFETY: no arguments.
@@ -51,7 +63,7 @@ fn bar(by: u32) {
     let workload = unsafe { &mut *workload };
     if by == BARRED_BY_SPLICE {
         workload.splices = workload.splices.wrapping_add(1);
-    } else {
+    } else if by == BARRED_BY_FIONREAD {
         workload.fionreads = workload.fionreads.wrapping_add(1);
     }
     if workload.barred == 0 {

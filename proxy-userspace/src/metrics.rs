@@ -186,11 +186,7 @@ impl Metrics {
 
     /// The kernel half took a workload out of acceleration.
     pub fn workload_barred(&self, event: &abi::WorkloadBarred) {
-        let by = match event.by {
-            abi::BARRED_BY_SPLICE => "splice",
-            abi::BARRED_BY_FIONREAD => "fionread",
-            _ => "unknown",
-        };
+        let by = abi::barred_by_label(event.by);
         let phase = if event.admitted == 0 { "probation" } else { "tripwire" };
         self.workload_barred.get_or_create(&[("by", by), ("phase", phase)]).inc();
     }

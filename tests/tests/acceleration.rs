@@ -253,3 +253,24 @@ fn acceleration_redirects_bytes_and_off_redirects_none() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn i2_a_client_that_blocks_is_found_and_left_alone() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&["--acceleration=on"])?;
+    let ask = || scene.raw(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n", &[]);
+    ask()?;
+    let barred = [("by", "blocking")];
+    scene.agent.metrics_until("it is found", |all| all.sum("weir_workload_barred_total", &barred) > 0.5)?;
+    let redirected = |all: &weir_tests::metrics::Samples| all.sum("weir_redirected_bytes_total", &[]);
+    let before = redirected(&scene.agent.metrics()?);
+    ask()?;
+    let downstream = [("hop", "downstream")];
+    let after = scene.agent.metrics_until("the second flow has ended", |all| {
+        all.sum("weir_tcp_closed_total", &downstream) > 1.5
+    })?;
+    // The hop to the endpoint may still be redirected; the client's 54 bytes and their answer are not.
+    let status = scene.agent.status()?;
+    assert!(redirected(&after) - before < 1000.0, "{status}");
+    Ok(())
+}

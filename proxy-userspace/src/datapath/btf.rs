@@ -15,6 +15,9 @@ pub(super) struct KernelLayout {
     pub(super) sock_user_data: u32,
     pub(super) psock_ingress: u32,
     pub(super) sock_err: u32,
+    pub(super) sock_socket: u32,
+    pub(super) socket_file: u32,
+    pub(super) file_flags: u32,
 }
 
 impl KernelLayout {
@@ -31,6 +34,9 @@ impl KernelLayout {
             sock_user_data: at("sock", "sk_user_data")?,
             psock_ingress: at("sk_psock", "ingress_msg")?,
             sock_err: at("sock", "sk_err")?,
+            sock_socket: at("sock", "sk_socket")?,
+            socket_file: at("socket", "file")?,
+            file_flags: at("file", "f_flags")?,
         })
     }
 }

@@ -20,7 +20,7 @@ use aya::{
 };
 use parking_lot::Mutex;
 use proxy_common::{
-    abi::{ACCELERATION_AUTO, ACCELERATION_OFF, ACCELERATION_ON, Settings},
+    abi::{ACCELERATION_AUTO, ACCELERATION_OFF, ACCELERATION_ON, Settings, barred_by_label},
     addr::{AddrWords, words_of},
 };
 use rustix::{
@@ -281,6 +281,9 @@ fn settings(options: &LoadOptions, layout: Option<KernelLayout>) -> Settings {
         sock_user_data: layout.sock_user_data,
         psock_ingress: layout.psock_ingress,
         sock_err: layout.sock_err,
+        sock_socket: layout.sock_socket,
+        socket_file: layout.socket_file,
+        file_flags: layout.file_flags,
         agent_pid: std::process::id(),
         ..Settings::default()
     }
@@ -303,6 +306,7 @@ fn apply_findings(
     let Some(found) = found else { return };
     settings.splice_bars = u32::from(!found.splice);
     settings.fionread_bars = u32::from(!found.fionread);
+    settings.blocking_bars = u32::from(!found.blocking);
     if let Some(broken) = &found.broken {
         settings.acceleration = ACCELERATION_OFF;
         if wanted != Acceleration::Off {
@@ -374,9 +378,9 @@ fn start_events(
             tracing::warn!(
                 cgroup_id = barred.cgroup_id,
                 pid = barred.pid,
-                by = if barred.by == proxy_common::abi::BARRED_BY_SPLICE { "splice" } else { "FIONREAD" },
+                by = barred_by_label(barred.by),
                 during = if barred.admitted == 0 { "probation" } else { "acceleration" },
-                "workload is not accelerated any more: it uses a call that redirected sockets get wrong"
+                "workload is not accelerated any more: it uses its sockets in a way that redirected ones get wrong"
             );
         }
         sink(event);

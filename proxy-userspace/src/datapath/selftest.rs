@@ -24,6 +24,8 @@ use std::{
 /// How long a trial waits for bytes that should be there at once.
 const PATIENCE: Duration = Duration::from_secs(2);
 const CAP: u32 = 1 << 20;
+/// Until a thread blocks, or an acknowledgement has come back, on loopback.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// What the running kernel does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +34,8 @@ pub struct SelfTest {
     pub broken: Option<String>,
     /// splice(2) reads redirected bytes.
     pub splice: bool,
+    /// recv(2) that blocks goes on blocking when something other than data wakes it.
+    pub blocking: bool,
     /// FIONREAD counts redirected bytes, and bytes that came by TCP to a mapped socket.
     pub fionread: bool,
 }
@@ -42,6 +46,7 @@ impl SelfTest {
         let broken = basics(tables).err().map(|error| format!("{error:#}"));
         Self {
             splice: broken.is_none() && splice_reads(tables).unwrap_or(false),
+            blocking: broken.is_none() && blocked_reads_hold(tables).unwrap_or(false),
             fionread: broken.is_none() && fionread_counts(tables).unwrap_or(false),
             broken,
         }
@@ -207,6 +212,20 @@ fn splice_reads(tables: &Tables) -> anyhow::Result<bool> {
     let (_reader, writer) = pipe()?;
     let moved = splice(&pair.far, None, &writer, None, 3000, SpliceFlags::NONBLOCK);
     Ok(moved == Ok(3000))
+}
+
+/// Whether a recv(2) that blocks on a mapped socket waits on when the acknowledgement of its own FIN
+/// wakes it.
+fn blocked_reads_hold(tables: &Tables) -> anyhow::Result<bool> {
+    let mut pair = Pair::new(tables)?;
+    let mut reader = pair.far.try_clone()?;
+    let blocked = std::thread::spawn(move || reader.read(&mut [0]));
+    std::thread::sleep(SETTLE);
+    pair.far.shutdown(Shutdown::Write)?;
+    std::thread::sleep(SETTLE);
+    pair.near.write_all(b"x")?;
+    let read = blocked.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+    Ok(matches!(read, Ok(1)))
 }
 
 /// Whether FIONREAD on a mapped socket counts bytes either way they came.

@@ -47,6 +47,11 @@ fn checks(found: &SelfTest) -> Vec<Check> {
             found.splice,
             "reads end of file for redirected bytes: who calls it is left alone",
         ),
+        check(
+            "blocking recv(2)",
+            found.blocking,
+            "fails with EAGAIN when a FIN is acknowledged: clients that block are left alone",
+        ),
         check("FIONREAD", found.fionread, "miscounts on a mapped socket: who calls it is left alone"),
     ]
 }

@@ -1,14 +1,10 @@
 //! Heads and bodies of HTTP/1.1 messages as they come off a socket.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    net::{RecvFlags, recv},
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
-    io::{BufRead, BufReader, ErrorKind, Read},
-    net::TcpStream,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 use weir_tests::pattern::Digest;
@@ -36,30 +32,61 @@ pub(crate) enum Framing {
 /// A server's buffered socket: blocking, as servers are.
 pub(crate) type Reader = BufReader<TcpStream>;
 
-/// A client's socket that another thread may write to at the same time. It waits with poll(2): on
-/// a socket in a socket map, recv(2) that blocks fails with EAGAIN when anything but data wakes it,
-/// room to write for example (seen on Linux 6.18).
+/// A client's socket, as event loops use it: `O_NONBLOCK`, waiting with poll(2). On a socket in a socket
+/// map a recv(2) that blocks fails with EAGAIN when anything but data wakes it (seen on Linux 6.18), so
+/// Weir leaves clients that block alone.
 #[derive(Debug)]
 pub(crate) struct Patient {
     pub(crate) stream: TcpStream,
-    /// How long to wait for bytes.
-    pub(crate) patience: Duration,
+    /// How long to wait for bytes, or for room.
+    patience: Duration,
+}
+
+impl Patient {
+    /// Connects within `patience`.
+    pub(crate) fn connect(to: SocketAddr, patience: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience).with_context(|| format!("connect {to}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, patience })
+    }
+
+    /// Another handle on the same socket.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()?, patience: self.patience })
+    }
+
+    /// Waits until the socket is ready.
+    pub(crate) fn wait(&self, wanted: PollFlags) -> std::io::Result<()> {
+        let limit = Timespec::try_from(self.patience).map_err(std::io::Error::other)?;
+        let ready = poll(&mut [PollFd::new(&self.stream, wanted)], Some(&limit))?;
+        if ready == 0 { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 impl Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let limit = Timespec::try_from(self.patience).map_err(std::io::Error::other)?;
         loop {
-            match recv(&self.stream, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((count, _)) => return Ok(count),
-                Err(Errno::AGAIN) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let mut wanted = [PollFd::new(&self.stream, PollFlags::IN)];
-            if poll(&mut wanted, Some(&limit))? == 0 {
-                return Err(ErrorKind::TimedOut.into());
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                done => return done,
             }
         }
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        loop {
+            match self.stream.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,13 +1,13 @@
 //! Many requests, each with a nonce that its answer must carry.
 
-use crate::head::{self, Head, Reader};
+use crate::head::{self, Head, Patient};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    io::Write,
-    net::{SocketAddr, TcpStream},
+    io::{BufReader, Write},
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -49,7 +49,7 @@ struct Seen {
 
 /// A connection, and what must answer on it.
 struct Client<'a> {
-    reader: Reader,
+    reader: BufReader<Patient>,
     expected: Option<&'a str>,
     used: u64,
 }
@@ -133,10 +133,8 @@ fn connect<'a>(targets: &[(SocketAddr, Option<&'a str>)], turn: &AtomicU64) -> R
     let index = usize::try_from(turn.fetch_add(1, Ordering::Relaxed))? % targets.len();
     let (addr, expected) = *targets.get(index).context("no target")?;
     let limit = Duration::from_secs(30);
-    let stream = TcpStream::connect_timeout(&addr, limit).context("connect")?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(limit))?;
-    Ok(Client { reader: Reader::new(stream), expected, used: 0 })
+    let reader = BufReader::new(Patient::connect(addr, limit).context("connect")?);
+    Ok(Client { reader, expected, used: 0 })
 }
 
 fn target(text: &str) -> Result<(SocketAddr, Option<&str>)> {

@@ -3,10 +3,11 @@
 use crate::head::{self, Framing, Head, Patient};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use rustix::event::PollFlags;
 use serde_json::json;
 use std::{
     io::{BufReader, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     thread,
     time::Duration,
 };
@@ -67,8 +68,8 @@ pub(crate) struct SlowRead {
 impl Transfer {
     /// Prints `{"digests": [...]}`: one a body, as received.
     pub(crate) fn run(&self) -> Result<()> {
-        let stream = connect(self.to)?;
-        let mut reader = patient(stream.try_clone()?);
+        let stream = Patient::connect(self.to, SILENCE)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
         let mut digests = Vec::new();
         if self.pipeline {
             thread::scope(|scope| -> Result<()> {
@@ -89,7 +90,7 @@ impl Transfer {
 
     fn exchange(
         &self,
-        stream: &TcpStream,
+        stream: &Patient,
         reader: &mut BufReader<Patient>,
         size: u64,
         last: bool,
@@ -98,7 +99,7 @@ impl Transfer {
             let sender = scope.spawn(|| -> Result<()> {
                 self.send(stream, size)?;
                 if last && self.half_close {
-                    stream.shutdown(std::net::Shutdown::Write)?;
+                    stream.stream.shutdown(std::net::Shutdown::Write)?;
                 }
                 Ok(())
             });
@@ -108,7 +109,8 @@ impl Transfer {
         })
     }
 
-    fn send(&self, mut stream: &TcpStream, size: u64) -> Result<()> {
+    fn send(&self, stream: &Patient, size: u64) -> Result<()> {
+        let mut stream = stream.try_clone()?;
         if self.download {
             let query = if self.chunked { "?chunked" } else { "" };
             return Ok(write!(stream, "GET /bytes/{size}{query} HTTP/1.1\r\nHost: demo\r\n\r\n")?);
@@ -164,15 +166,14 @@ impl Transfer {
 impl SlowRead {
     /// Prints `waiting` once the head is there; after a line on standard input `{"digests": [...]}`.
     pub(crate) fn run(&self) -> Result<()> {
-        let mut stream = connect(self.to)?;
+        let mut stream = Patient::connect(self.to, SILENCE)?;
         let query = if self.chunked { "?chunked" } else { "" };
         write!(stream, "GET /bytes/{}{query} HTTP/1.1\r\nHost: demo\r\n\r\n", self.size)?;
         // Nothing is read ahead: the kernel's queues must hold what the server sends.
-        let mut probe = [0; 1];
-        stream.peek(&mut probe)?;
+        stream.wait(PollFlags::IN)?;
         writeln!(std::io::stdout(), "waiting")?;
         std::io::stdin().read_line(&mut String::new())?;
-        let digest = checked(&mut patient(stream), self.size, self.size)?;
+        let digest = checked(&mut BufReader::new(stream), self.size, self.size)?;
         Ok(writeln!(std::io::stdout(), "{}", json!({"digests": [digest]}))?)
     }
 }
@@ -202,17 +203,6 @@ fn told(reader: &mut BufReader<Patient>, seed: u64, size: u64) -> Result<String>
     let expected = digest_of(seed, size);
     ensure!(told.get("digest").and_then(serde_json::Value::as_str) == Some(&expected), "it got {told}");
     Ok(expected)
-}
-
-fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, SILENCE).with_context(|| format!("connect {to}"))?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(SILENCE))?;
-    Ok(stream)
-}
-
-fn patient(stream: TcpStream) -> BufReader<Patient> {
-    BufReader::new(Patient { stream, patience: SILENCE })
 }
 
 fn joined(sender: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
