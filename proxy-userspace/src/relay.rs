@@ -96,14 +96,13 @@ impl Relay {
     /// Closes idle upstream connections, and lets go of network namespaces without a client. Runs
     /// for ever.
     pub async fn sweep(self: Arc<Self>) {
-        let idle = self.settings.timeouts.upstream_idle;
-        let period = idle.unwrap_or(Duration::from_secs(3)).clamp(MIN_SWEEP, MAX_SWEEP) / 4;
-        let mut ticks = tokio::time::interval(period);
+        let linger = self.settings.timeouts.upstream_idle.unwrap_or(NAMESPACE_LINGER).min(NAMESPACE_LINGER);
+        let mut ticks = tokio::time::interval(SWEEP);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.namespaces.forget_unused(idle.unwrap_or(NAMESPACE_LINGER).min(NAMESPACE_LINGER));
-            self.pool.sweep(idle, |born| match born {
+            self.namespaces.forget_unused(linger);
+            self.pool.sweep(|born| match born {
                 Birthplace::Namespace(cookie) => self.namespaces.is_known(cookie),
                 Birthplace::NodeInstead => true,
             });
@@ -111,8 +110,8 @@ impl Relay {
     }
 }
 
-const MIN_SWEEP: Duration = Duration::from_millis(200);
-const MAX_SWEEP: Duration = Duration::from_secs(4);
+/// How often idle upstream connections are looked through.
+const SWEEP: Duration = Duration::from_millis(250);
 /// How long a namespace without a client is kept, however long connections may idle: an open one keeps a
 /// deleted pod's network alive.
 const NAMESPACE_LINGER: Duration = Duration::from_secs(3);

@@ -36,6 +36,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 use tokio::{task::coop, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
@@ -52,6 +53,8 @@ pub(crate) struct Upstream {
     /// It carried a request before: the endpoint may have closed it meanwhile.
     pub(crate) reused: bool,
     idle_since: Instant,
+    /// How long it may be idle: its cluster's choice.
+    idle_timeout: Option<Duration>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "boxed together with the rest of `Upstream`")]
@@ -133,6 +136,11 @@ impl Upstream {
             self.driver.poll(&mut Context::from_waker(Waker::noop()));
         }
         matches!(self.driver, Driver::Here(_)) && self.sender.is_ready()
+    }
+
+    /// Idle for longer than its cluster allows.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.idle_timeout.is_some_and(|timeout| now >= self.idle_since + timeout)
     }
 
     /// Whether the endpoint has kept silent, as it should on an idle connection. From here on nothing

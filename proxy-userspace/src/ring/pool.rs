@@ -121,10 +121,10 @@ async fn u5_what_an_endpoint_says_unasked_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_its_timeout() {
+async fn an_idle_connection_is_closed_after_its_clusters_timeout() {
     let endpoint = Endpoint::new().await;
-    let ring = Setup { args: vec!["--timeout-upstream-idle", "300ms"], ..Setup::new(&[endpoint.addr]) };
-    let ring = ring.start().await;
+    let idle = |t: &mut Timeouts| t.upstream_idle = Some(2 * SHORT);
+    let ring = Setup::new(&[endpoint.addr]).timeouts(idle).start().await;
     let mut client = ring.client().await;
     client.send(GET).await;
     let mut server = endpoint.accept().await;

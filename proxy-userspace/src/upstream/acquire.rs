@@ -33,7 +33,7 @@ pub(crate) async fn acquire(
         }
     }
     downstream.deadline.stage(Reason::ConnectTimeout, cluster.timeouts.connect);
-    let opened = downstream.deadline.guard(open(downstream, endpoint, wanted)).await?;
+    let opened = downstream.deadline.guard(open(downstream, cluster, endpoint, wanted)).await?;
     opened.map_err(|error| Failure::new(Reason::ConnectFailed, &error))
 }
 
@@ -48,6 +48,7 @@ pub(crate) async fn connect_plain(
 
 async fn open(
     downstream: &Downstream,
+    cluster: &Cluster,
     endpoint: SocketAddr,
     wanted: UpstreamLane,
 ) -> Result<Box<Upstream>, ConnectError> {
@@ -58,7 +59,7 @@ async fn open(
     if wanted == UpstreamLane::Mapped {
         relay.pool.settled(&key, connected.lane, connected.watched.is_some());
     }
-    relay.connector.handshake(connected, key).await
+    relay.connector.handshake(connected, key, cluster.timeouts.upstream_idle).await
 }
 
 impl Downstream {

@@ -14,6 +14,7 @@ use std::{
     io,
     net::{SocketAddr, TcpStream as StdTcpStream},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -95,6 +96,7 @@ impl Connector {
         &self,
         connected: Connected,
         key: Key,
+        idle_timeout: Option<Duration>,
     ) -> Result<Box<Upstream>, ConnectError> {
         let Connected { stream, announced, lane, watched } = connected;
         let wire = Wire::new(stream, self.redirects);
@@ -106,6 +108,16 @@ impl Connector {
             .await?;
         let driver = Driver::Here(connection);
         let idle_since = Instant::now();
-        Ok(Box::new(Upstream { sender, driver, io, key, lane, watched, reused: false, idle_since }))
+        Ok(Box::new(Upstream {
+            sender,
+            driver,
+            io,
+            key,
+            lane,
+            watched,
+            reused: false,
+            idle_since,
+            idle_timeout,
+        }))
     }
 }

@@ -72,7 +72,7 @@ impl Pool {
     pub(crate) fn take(&self, key: &Key, wanted: UpstreamLane) -> Option<Box<Upstream>> {
         loop {
             let mut idle = self.pop(key, wanted)?;
-            if idle.is_fresh() {
+            if !idle.is_overdue(Instant::now()) && idle.is_fresh() {
                 return Some(idle);
             }
         }
@@ -116,22 +116,18 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for longer than `idle` (never, if `None`), and all of birthplaces
-    /// that are not `wanted` any more. Returns how many connections stay.
-    pub(crate) fn sweep(&self, idle: Option<Duration>, wanted: impl Fn(Birthplace) -> bool) -> usize {
+    /// Closes what has been idle for longer than its cluster allows, and all of birthplaces that are
+    /// not `wanted` any more.
+    pub(crate) fn sweep(&self, wanted: impl Fn(Birthplace) -> bool) {
         let now = Instant::now();
-        let mut stay = 0;
         for shard in &self.shards {
             let mut closed = Vec::new();
             shard.lock().retain(|key, slot| {
                 let wanted = wanted(key.born);
                 let Slot { mapped, plain, refused_until } = slot;
                 for lane in [&mut *mapped, &mut *plain] {
-                    let keeps = |one: &mut Box<Upstream>| {
-                        wanted && idle.is_none_or(|idle| now < one.idle_since + idle) && one.is_fresh()
-                    };
-                    closed.extend(lane.extract_if(.., |one| !keeps(one)));
-                    stay += lane.len();
+                    closed
+                        .extend(lane.extract_if(.., |one| !wanted || one.is_overdue(now) || !one.is_fresh()));
                 }
                 let remembers = refused_until.is_some_and(|until| now < until);
                 !mapped.is_empty() || !plain.is_empty() || (wanted && remembers)
@@ -139,7 +135,6 @@ impl Pool {
             // Closing takes system calls: not under the lock.
             drop(closed);
         }
-        stay
     }
 
     /// Idle connections.
