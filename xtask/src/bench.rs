@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Threads of the load generator and of the server [default: a quarter of the CPUs each, 1 to 2].
     #[arg(long)]
     threads: Option<usize>,
+    /// Milliseconds that each run counts [default: 1500, with --quick less]; long ones for profilers.
+    #[arg(long)]
+    window_ms: Option<u64>,
     /// One more argument for every agent; may be repeated. The access log is off unless asked for.
     #[arg(long, allow_hyphen_values = true)]
     agent_arg: Vec<String>,
@@ -67,10 +70,13 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
 pub(crate) fn measure(args: &Args) -> Result<()> {
     ensure!(exec::is_root(), "namespaces and BPF need root: use `cargo xtask bench`");
     let interrupt = Interrupt::watch()?;
-    let plan = match args.quick {
+    let mut plan = match args.quick {
         true => Plan::quick(args.rounds.unwrap_or(2), &args.filter),
         false => Plan::full(args.rounds.unwrap_or(5), &args.filter),
     };
+    if let Some(window) = args.window_ms {
+        plan.window = Duration::from_millis(window);
+    }
     ensure!(!plan.visits.is_empty(), "the filter {:?} leaves nothing to measure", args.filter);
     let cpus = std::thread::available_parallelism()?.get();
     println!("{}", conditions(cpus, &plan)?);
@@ -89,11 +95,12 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
 
 impl Args {
     fn words(&self) -> Vec<String> {
-        let Self { rounds, quick, filter, threads, agent_arg } = self;
+        let Self { rounds, quick, filter, threads, window_ms, agent_arg } = self;
         let mut words = vec![format!("--filter={filter}")];
         words.extend(rounds.map(|rounds| format!("--rounds={rounds}")));
         words.extend(quick.then(|| "--quick".to_owned()));
         words.extend(threads.map(|threads| format!("--threads={threads}")));
+        words.extend(window_ms.map(|window| format!("--window-ms={window}")));
         words.extend(agent_arg.iter().map(|argument| format!("--agent-arg={argument}")));
         words
     }
