@@ -219,7 +219,7 @@ fn losses_text(losses: &[Loss]) -> String {
             Metric::P99 => "p99 latency",
         };
         let often = if loss.always() { ", in every round" } else { "" };
-        text.push_str(&format!("    {:44} {what:16} {}{often}\n", words(loss.shape), range(loss.ratio)));
+        text.push_str(&format!("    {:48} {what:16} {}{often}\n", words(loss.shape), range(loss.ratio)));
     }
     text
 }
