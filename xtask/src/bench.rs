@@ -26,6 +26,7 @@ use plan::Plan;
 use results::Results;
 use rounds::Rounds;
 use std::{fs, path::PathBuf, process::Command, time::Duration};
+use weir_tests::cgroup;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args, Clone, Debug)]
@@ -108,9 +109,10 @@ impl Args {
 
 /// What the figures depend on, said before they are made.
 fn conditions(cpus: usize, plan: &Plan) -> Result<String> {
-    let before = machine::Busy::now()?;
+    let everything = cgroup::mount_point().context("cgroup v2 is not mounted")?;
+    let before = machine::Busy::now(&everything)?;
     std::thread::sleep(Duration::from_secs(1));
-    let background = before.until_now()?.share;
+    let background = before.until(&machine::Busy::now(&everything)?).share;
     let warning = if background > QUIET { ": BUSY, the figures will be wrong" } else { "" };
     let iptables = exec::output(Command::new("iptables").arg("--version"))?;
     let variants = plan.variants().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

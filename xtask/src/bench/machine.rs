@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,15 +15,19 @@ const JIFFY_MS: u64 = 10;
 pub(crate) struct Busy {
     at: Instant,
     stat: Stat,
+    /// CPU time of one cgroup.
+    own: Duration,
 }
 
 /// CPU use between two moments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
-    /// Over all CPUs, everything but idle: user, system, interrupts, softirqs, stolen time.
-    pub(crate) time: Duration,
+    /// CPUs that were not idle on average: user, system, interrupts, softirqs, stolen time.
+    pub(crate) cpus: f64,
     /// The same as a share of all CPUs, 0 to 1.
     pub(crate) share: f64,
+    /// CPUs that the cgroup used on average.
+    pub(crate) own: f64,
 }
 
 /// The first line of `/proc/stat`, and how many CPUs follow.
@@ -33,16 +38,18 @@ struct Stat {
 }
 
 impl Busy {
-    /// Reads the counters.
-    pub(crate) fn now() -> Result<Self> {
+    /// Reads the counters of the machine and of a cgroup v2 with everything below it.
+    pub(crate) fn now(cgroup: &Path) -> Result<Self> {
+        let own = cgroup_cpu(cgroup)?;
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        Ok(Self { at: Instant::now(), stat: Stat::parse(&text)? })
+        Ok(Self { at: Instant::now(), stat: Stat::parse(&text)?, own })
     }
 
-    /// CPU use since then.
-    pub(crate) fn until_now(&self) -> Result<Used> {
-        let now = Self::now()?;
-        Ok(Used::between(self.stat, now.stat, now.at.duration_since(self.at)))
+    /// CPU use from then until `later`.
+    pub(crate) fn until(&self, later: &Self) -> Used {
+        let elapsed = later.at.duration_since(self.at);
+        let own = later.own.saturating_sub(self.own).as_secs_f64() / elapsed.as_secs_f64();
+        Used { own, ..Used::between(self.stat, later.stat, elapsed) }
     }
 }
 
@@ -52,8 +59,8 @@ impl Used {
     fn between(before: Stat, after: Stat, elapsed: Duration) -> Self {
         let idle = Duration::from_millis(JIFFY_MS * after.idle.saturating_sub(before.idle));
         let all = elapsed * after.cpus;
-        let time = all.saturating_sub(idle);
-        Self { time, share: time.as_secs_f64() / all.as_secs_f64() }
+        let busy = all.saturating_sub(idle).as_secs_f64();
+        Self { cpus: busy / elapsed.as_secs_f64(), share: busy / all.as_secs_f64(), own: 0.0 }
     }
 }
 
@@ -89,6 +96,13 @@ impl KernelMemory {
     }
 }
 
+fn cgroup_cpu(cgroup: &Path) -> Result<Duration> {
+    let path = cgroup.join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    Ok(Duration::from_micros(used.with_context(|| format!("{} has no usage", path.display()))?.parse()?))
+}
+
 /// Largest resident size that a process has had.
 pub(crate) fn peak_rss_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
@@ -119,7 +133,7 @@ mod tests {
         let after = Stat::parse("cpu  90 0 30 150 15 0 9 2 0 0\ncpu0 1\ncpu1 1\nintr 5\n").unwrap();
         assert_eq!(before, Stat { idle: 105, cpus: 2 });
         let used = Used::between(before, after, Duration::from_secs(1));
-        assert_eq!(used.time, Duration::from_millis(1400));
+        assert!((used.cpus - 1.4).abs() < 1e-9);
         assert!((used.share - 0.7).abs() < 1e-9);
     }
 

@@ -27,8 +27,17 @@ pub(super) fn text(cases: &[Case], ratios: &BTreeMap<String, Ratio>) -> String {
 fn closed_loops(cases: &[Case]) -> String {
     let mut text = String::new();
     for shape in shapes(cases) {
-        let mut table =
-            table(&["path", "requests/s", "min-max", "p50 us", "p99 us", "p99.9 us", "CPU us/req", "errors"]);
+        let mut table = table(&[
+            "path",
+            "requests/s",
+            "min-max",
+            "p50 us",
+            "p99 us",
+            "p99.9 us",
+            "CPU us/req",
+            "own CPU",
+            "errors",
+        ]);
         for variant in variants(cases) {
             let these: Vec<_> = select(cases, variant, shape).collect();
             let median = |of: fn(&Case) -> f64| spread(these.iter().map(|case| of(case)));
@@ -43,6 +52,7 @@ fn closed_loops(cases: &[Case]) -> String {
                 figure(|case| case.measured.p99_us),
                 figure(|case| case.measured.p999_us),
                 figure(|case| case.measured.cpu_us_per_req),
+                figure(|case| case.measured.own_cpu_us_per_req),
                 errors.to_string(),
             ]);
         }
@@ -101,12 +111,18 @@ fn memory(cases: &[Case]) -> String {
 fn comparisons(cases: &[Case]) -> String {
     let mut text = String::new();
     for shape in [HEADLINE, Shape { reuse: false, ..HEADLINE }] {
-        let mut table = table(&["A over B", "requests/s", "CPU per request", "p99"]);
+        let mut table = table(&["A over B", "requests/s", "CPU per request", "own CPU", "p99"]);
         for pair in PAIRS {
             let figures = Metric::ALL.map(|metric| ratio(cases, pair, shape, metric));
-            let [Some(rps), cpu, p99] = figures else { continue };
+            let [Some(rps), cpu, own, p99] = figures else { continue };
             let shown = |ratio: Option<Ratio>| ratio.map_or_else(String::new, range);
-            table.add_row([ratio_name(pair, HEADLINE, Metric::Rps), range(rps), shown(cpu), shown(p99)]);
+            table.add_row([
+                ratio_name(pair, HEADLINE, Metric::Rps),
+                range(rps),
+                shown(cpu),
+                shown(own),
+                shown(p99),
+            ]);
         }
         if !table.is_empty() {
             let title = format!("Ratios within a round, {}: median (min-max)", words(shape));
@@ -216,6 +232,7 @@ fn losses_text(losses: &[Loss]) -> String {
         let what = match loss.metric {
             Metric::Rps => "requests/s",
             Metric::Cpu => "CPU per request",
+            Metric::OwnCpu => "own CPU",
             Metric::P99 => "p99 latency",
         };
         let often = if loss.always() { ", in every round" } else { "" };
@@ -282,7 +299,7 @@ mod tests {
     #[test]
     fn a_median_that_is_worse_is_a_loss_and_says_whether_always() {
         let losses = losses(&slow_redirect());
-        assert_eq!(losses.len(), 3, "requests, CPU and p99 all follow");
+        assert_eq!(losses.len(), 4, "requests, both CPU figures and p99 all follow");
         assert!((losses[0].factor() - 1.0 / 0.9).abs() < 1e-9);
         assert!(!losses[0].always());
     }

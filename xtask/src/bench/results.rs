@@ -93,21 +93,24 @@ impl Case {
 pub(super) enum Metric {
     /// Requests a second: more is better.
     Rps,
-    /// CPU time per request: less is better.
+    /// CPU time of the whole machine per request: less is better.
     Cpu,
+    /// CPU time of client, server and agent per request: less is better.
+    OwnCpu,
     /// 99th percentile of latency, closed loop: less is better.
     P99,
 }
 
 impl Metric {
     /// All of them.
-    pub(super) const ALL: [Self; 3] = [Self::Rps, Self::Cpu, Self::P99];
+    pub(super) const ALL: [Self; 4] = [Self::Rps, Self::Cpu, Self::OwnCpu, Self::P99];
 
     /// Its value in a case.
     pub(super) const fn of(self, case: &Case) -> f64 {
         match self {
             Self::Rps => case.measured.rps,
             Self::Cpu => case.measured.cpu_us_per_req,
+            Self::OwnCpu => case.measured.own_cpu_us_per_req,
             Self::P99 => case.measured.p99_us,
         }
     }
@@ -116,6 +119,7 @@ impl Metric {
         match self {
             Self::Rps => "",
             Self::Cpu => "_cpu",
+            Self::OwnCpu => "_own_cpu",
             Self::P99 => "_p99",
         }
     }
@@ -150,7 +154,7 @@ pub(super) const PAIRS: [(Variant, Variant); 15] = {
 };
 
 /// `A_over_B`; what differs from the headline shape (32 connections, keep-alive, 100 B) and what is not
-/// requests a second is appended: `_c256`, `_64k`, `_close`, `_cpu`, `_p99`.
+/// requests a second is appended: `_c256`, `_64k`, `_close`, `_cpu`, `_own_cpu`, `_p99`.
 pub(super) fn ratio_name((over, under): (Variant, Variant), shape: Shape, metric: Metric) -> String {
     let mut name = if over.path == under.path {
         format!("{0}-{1}_over_{0}-{2}", over.path.name(), over.services, under.services)
@@ -235,6 +239,7 @@ pub(super) mod tests {
             p999_us: 3.0 * us,
             max_us: 4.0 * us,
             cpu_us_per_req: 0.5 * us,
+            own_cpu_us_per_req: 0.4 * us,
             cpu_busy: 0.5,
             tcp_mem_kib: 0,
             slab_kib: 0,

@@ -107,6 +107,12 @@ impl Site {
         })
     }
 
+    /// The cgroup above everything that a path consists of: pods and agent.
+    pub(super) fn cgroup(&self) -> &std::path::Path {
+        let pods = self.topology.pod_cgroup();
+        pods.parent().unwrap_or(pods)
+    }
+
     /// Where the client asks on a path.
     pub(super) fn target(&self, path: Path) -> SocketAddrV4 {
         match path {

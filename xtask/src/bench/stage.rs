@@ -103,6 +103,7 @@ impl<'a> Stage<'a> {
             warmup_ms: u64::try_from(tempo.warmup.as_millis())?,
             window_ms: u64::try_from(tempo.window.as_millis())?,
             threads: tempo.threads.min(shape.conns),
+            cgroup: self.site.cgroup().to_owned(),
         })
     }
 
