@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 /// What the kernel half reports.
@@ -23,6 +24,10 @@ pub enum KernelEvent {
 
 /// Longest time until a stop is noticed.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// How long records gather before they are read. Without it every flow's end wakes this thread: a
+/// tenth of the agent's CPU time at 18 000 connections a second. The ring takes 5 000 records.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The running reader; stops when dropped.
 #[derive(Debug)]
@@ -49,6 +54,7 @@ impl EventReader {
                     return;
                 }
                 drain(&mut ring, &mut sink);
+                std::thread::sleep(GATHER);
             }
             drain(&mut ring, &mut sink);
         })?;
