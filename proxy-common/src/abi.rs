@@ -136,13 +136,9 @@ abi! {
     }
 
     /// A socket in the socket map, keyed by its own [`crate::flow::FlowKey`].
-    SocketState [40] {
+    SocketState [32] {
         /// All bytes redirected by this socket.
         redirected: u64,
-        /// Messages this socket sent while it was mapped.
-        messages: u32,
-        /// Explicit padding.
-        pad: u32,
         /// Bytes redirected by this socket since its peer last spoke.
         turn_bytes: u32,
         /// What `turn_bytes` may reach.
@@ -167,8 +163,8 @@ abi! {
         splices: u32,
         /// ioctl(FIONREAD) calls seen.
         fionreads: u32,
-        /// Mapped client connections in a row that ended after one exchange.
-        short_flows: u32,
+        /// Explicit padding.
+        pad: u32,
     }
 
     /// Settings that the user half writes once before it attaches.
@@ -274,9 +270,6 @@ pub const HOP_UPSTREAM: u16 = 2;
 pub const ROLE_APPLICATION: u32 = 1;
 /// One of the agent's sockets.
 pub const ROLE_AGENT: u32 = 2;
-
-/// Messages of one exchange at most: a request is one, or two where head and body are written apart.
-pub const ONE_EXCHANGE: u32 = 2;
 
 /// Still open.
 pub const CLOSED_NOT: u32 = 0;

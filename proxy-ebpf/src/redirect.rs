@@ -45,9 +45,8 @@ fn carry(ctx: &SkMsgContext, settings: &Settings) {
         go_plain(me);
         return;
     };
-    me.messages = me.messages.wrapping_add(1);
-    if me.opener != 0 && me.role == ROLE_APPLICATION {
-        watch::client_speaks(ctx.msg, me.messages, settings);
+    if me.opener != 0 && me.role == ROLE_APPLICATION && me.redirected == 0 {
+        watch::client_speaks(ctx.msg, settings);
     }
     let size = ctx.size();
     let drained = speaks_drained(ctx, me, settings);

@@ -13,25 +13,20 @@ use aya_ebpf::{
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
         BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
-    helpers::generated::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_delete_elem},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use proxy_common::{
     abi::{
         ACCELERATION_AUTO, ACCELERATION_OFF, CLOSE_FIN, CLOSE_RESET, CLOSE_TIMEOUT, CLOSE_UNCONNECTED,
-        CLOSED_BY_ACCEPTOR, CLOSED_BY_OPENER, Flow, HOP_DOWNSTREAM, HOP_UPSTREAM, LANE_STEER, ONE_EXCHANGE,
-        ROLE_AGENT, ROLE_APPLICATION, Settings, SocketState, WORKLOAD_ADMITTED, WORKLOAD_REFUSED, Workload,
-        counter,
+        CLOSED_BY_ACCEPTOR, CLOSED_BY_OPENER, Flow, HOP_DOWNSTREAM, HOP_UPSTREAM, LANE_STEER, ROLE_AGENT,
+        ROLE_APPLICATION, Settings, SocketState, WORKLOAD_ADMITTED, WORKLOAD_REFUSED, Workload, counter,
     },
     flow::FlowKey,
 };
 
 const ETIMEDOUT: u32 = 110;
-/// Short connections in a row after which a workload's are no longer all mapped...
-const SHORT_FLOWS: u32 = 8;
-/// ...but one in so many.
-const PROBE_ONE_IN: u32 = 16;
 
 #[sock_ops]
 fn weir_sockops(ctx: SockOpsContext) -> u32 {
@@ -114,7 +109,7 @@ fn opener_established(ctx: &SockOpsContext, settings: &Settings) {
         return;
     }
     if flow.hop == HOP_DOWNSTREAM {
-        if admitted(flow.cgroup_id, settings) && pays(flow.cgroup_id) {
+        if admitted(flow.cgroup_id, settings) {
             let joined = join(ctx, &key, ROLE_APPLICATION, 1, settings.request_cap);
             flow.mapped = u32::from(joined);
         }
@@ -175,31 +170,6 @@ fn admitted(cgroup_id: u64, settings: &Settings) -> bool {
     }
 }
 
-/// Whether mapping the workload's next connection is likely to pay: joining and leaving the map costs
-/// more than one exchange gains. A workload whose last connections carried one exchange each is mapped
-/// now and then only, to see whether it still does that.
-#[inline(always)]
-fn pays(cgroup_id: u64) -> bool {
-    // SAFETY: not preallocated, so an entry stays whole while we read it; no arguments.
-    let (seen, random) = unsafe { (WORKLOADS.get(cgroup_id), bpf_get_prandom_u32()) };
-    seen.is_none_or(|workload| workload.short_flows < SHORT_FLOWS) || random % PROBE_ONE_IN == 0
-}
-
-/// Learns from a mapped client connection that ended.
-#[inline(always)]
-fn note_length(key: &FlowKey, flow: &Flow) {
-    // SAFETY: the entry belongs to this socket; not preallocated, so the workload's stays whole.
-    let Some(state) = (unsafe { STATES.get(key) }) else { return };
-    let Some(workload) = WORKLOADS.get_ptr_mut(flow.cgroup_id) else { return };
-    if flow.hop != HOP_DOWNSTREAM {
-        return;
-    }
-    // SAFETY: a heuristic; a lost update costs one probe.
-    let workload = unsafe { &mut *workload };
-    let short = state.messages <= ONE_EXCHANGE;
-    workload.short_flows = if short { workload.short_flows.saturating_add(1) } else { 0 };
-}
-
 #[inline(always)]
 fn join(ctx: &SockOpsContext, key: &FlowKey, role: u32, opener: u32, turn_cap: u32) -> bool {
     let state = SocketState { turn_cap, role, opener, ..SocketState::default() };
@@ -241,7 +211,6 @@ fn state_changed(ctx: &SockOpsContext, settings: &Settings) {
         }
         if new == BPF_TCP_CLOSE {
             take_redirected(&key, flow);
-            note_length(&key, flow);
             events::flow_closed(ctx.ops, &key, flow);
             let _ = FLOWS.remove(key);
         }
@@ -263,7 +232,6 @@ fn finished_sending(ctx: &SockOpsContext, key: &FlowKey, flow: &mut Flow, settin
     // With redirected data unread it must stay: leaving would drop them.
     if state.role == ROLE_APPLICATION && ctx::drained_ops(ctx.ops, settings) {
         take_redirected(key, flow);
-        note_length(key, flow);
         leave(key);
     }
 }

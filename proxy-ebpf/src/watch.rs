@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::TracePointContext,
 };
 use proxy_common::abi::{
-    BARRED_BY_BLOCKING, BARRED_BY_FIONREAD, BARRED_BY_SPLICE, ONE_EXCHANGE, Settings, WORKLOAD_ADMITTED,
+    BARRED_BY_BLOCKING, BARRED_BY_FIONREAD, BARRED_BY_SPLICE, Settings, WORKLOAD_ADMITTED,
 };
 
 /// `asm-generic/ioctls.h`
@@ -41,23 +41,12 @@ fn weir_ioctl(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// A mapped client's n-th message.
-///
-/// The first: on a mapped socket a recv(2) that blocks fails with EAGAIN when anything but data wakes it,
-/// so a client that blocks is left alone from its next connection on. The one after a first exchange: the
-/// workload keeps its connections, mapping them pays.
+/// A mapped client's first message. On a mapped socket a recv(2) that blocks fails with EAGAIN when
+/// anything but data wakes it, so a client that blocks is left alone from its next connection on.
 #[inline(always)]
-pub fn client_speaks(msg: *mut sk_msg_md, nth: u32, settings: &Settings) {
-    if nth == 1 && settings.blocking_bars != 0 && ctx::blocks(msg, settings) {
+pub fn client_speaks(msg: *mut sk_msg_md, settings: &Settings) {
+    if settings.blocking_bars != 0 && ctx::blocks(msg, settings) {
         bar(BARRED_BY_BLOCKING);
-    }
-    if nth == ONE_EXCHANGE + 1 {
-        // SAFETY: no arguments.
-        let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
-        if let Some(workload) = WORKLOADS.get_ptr_mut(cgroup_id) {
-            // SAFETY: a heuristic; a lost update costs one probe.
-            unsafe { (*workload).short_flows = 0 };
-        }
     }
 }
 
