@@ -49,11 +49,13 @@ pub fn kernel_tests() -> bool {
     false
 }
 
-/// True when a peer program is installed; where it is not, prints that the test is skipped.
+/// True when a peer program is installed. Where it is not, prints that the test is skipped, or fails
+/// where the tests are required: `cargo xtask setup peers` installs them all.
 #[must_use]
 pub fn program(name: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
+    assert!(found || !required(), "`{name}` is required here and not installed");
     if !found {
         eprintln!("skipped: `{name}` is not installed");
     }
