@@ -76,7 +76,7 @@ pub enum Output {
 pub enum Acceleration {
     /// Never: plain TCP on both hops.
     Off,
-    /// Only what applications send to the agent; what it sends them goes by TCP.
+    /// Only what applications send to the agent, after probation; what it sends them goes by TCP.
     AgentOnly,
     /// Both ways, for workloads that passed probation.
     #[default]
