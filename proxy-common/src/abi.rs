@@ -123,8 +123,8 @@ abi! {
         closed_by: u32,
         /// [`CLOSE_FIN`], [`CLOSE_RESET`] or [`CLOSE_TIMEOUT`].
         close_kind: u32,
-        /// Explicit padding.
-        pad: u32,
+        /// `END_*` bits: what became of the two sockets. Both sides change it, atomically.
+        ends: u32,
     }
 
     /// An agent socket that is about to connect to an endpoint, by cookie; the user half writes it.
@@ -270,6 +270,13 @@ pub const HOP_UPSTREAM: u16 = 2;
 pub const ROLE_APPLICATION: u32 = 1;
 /// One of the agent's sockets.
 pub const ROLE_AGENT: u32 = 2;
+
+/// In [`Flow::ends`]: the acceptor's socket exists.
+pub const END_ACCEPTED: u32 = 1;
+/// In [`Flow::ends`]: the opener's socket is closed.
+pub const END_OPENER_GONE: u32 = 2;
+/// In [`Flow::ends`]: the acceptor's socket is closed.
+pub const END_ACCEPTOR_GONE: u32 = 4;
 
 /// Still open.
 pub const CLOSED_NOT: u32 = 0;

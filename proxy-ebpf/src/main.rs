@@ -2,7 +2,10 @@
 //! pure function of `proxy-common`, apply. The verdict becomes an integer on a hook's last line.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see atomic.rs")]
 
+mod atomic;
 mod connect;
 mod ctx;
 mod events;

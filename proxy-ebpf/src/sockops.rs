@@ -4,7 +4,7 @@
 //! Fails open: a socket that cannot join the map stays plain.
 
 use crate::{
-    ctx, events,
+    atomic, ctx, events,
     maps::{ADMITTED, FLOWS, ORIG_DST, SOCKETS, STATES, UPSTREAMS, WORKLOADS, count, settings},
 };
 use aya_ebpf::{
@@ -20,8 +20,9 @@ use aya_ebpf::{
 use proxy_common::{
     abi::{
         ACCELERATION_AUTO, ACCELERATION_OFF, CLOSE_FIN, CLOSE_RESET, CLOSE_TIMEOUT, CLOSE_UNCONNECTED,
-        CLOSED_BY_ACCEPTOR, CLOSED_BY_OPENER, Flow, HOP_DOWNSTREAM, HOP_UPSTREAM, LANE_STEER, ROLE_AGENT,
-        ROLE_APPLICATION, Settings, SocketState, WORKLOAD_ADMITTED, WORKLOAD_REFUSED, Workload, counter,
+        CLOSED_BY_ACCEPTOR, CLOSED_BY_OPENER, END_ACCEPTED, END_ACCEPTOR_GONE, END_OPENER_GONE, Flow,
+        HOP_DOWNSTREAM, HOP_UPSTREAM, LANE_STEER, ROLE_AGENT, ROLE_APPLICATION, Settings, SocketState,
+        WORKLOAD_ADMITTED, WORKLOAD_REFUSED, Workload, counter,
     },
     flow::FlowKey,
 };
@@ -128,6 +129,8 @@ fn acceptor_established(ctx: &SockOpsContext, settings: &Settings) {
     // SAFETY: the opener is past its own handshake; the fields written here are the acceptor's.
     let flow = unsafe { &mut *flow };
     if flow.hop == HOP_DOWNSTREAM {
+        note_end(flow, END_ACCEPTED);
+        watch_state(ctx);
         if flow.mapped != 0 {
             join(ctx, &key, ROLE_AGENT, 0, settings.answer_cap.saturating_mul(2));
         }
@@ -212,7 +215,11 @@ fn state_changed(ctx: &SockOpsContext, settings: &Settings) {
         if new == BPF_TCP_CLOSE {
             take_redirected(&key, flow);
             events::flow_closed(ctx.ops, &key, flow);
-            let _ = FLOWS.remove(key);
+            let ends = note_end(flow, END_OPENER_GONE);
+            // The agent has not asked yet: a client that closes at once was a client all the same.
+            if ends & (END_ACCEPTED | END_ACCEPTOR_GONE) != END_ACCEPTED {
+                let _ = FLOWS.remove(key);
+            }
         }
     } else if new == BPF_TCP_CLOSE {
         acceptor_closed(&key);
@@ -221,6 +228,12 @@ fn state_changed(ctx: &SockOpsContext, settings: &Settings) {
         // Absent where the socket never joined.
         let _ = STATES.remove(key);
     }
+}
+
+/// Adds an `END_*` bit; the bits before.
+#[inline(always)]
+fn note_end(flow: &mut Flow, end: u32) -> u32 {
+    atomic::or(&mut flow.ends, end)
 }
 
 /// A client that half-closes leaves the map. The acknowledgement of its FIN wakes whoever blocks in
@@ -273,12 +286,19 @@ fn take_redirected(key: &FlowKey, flow: &mut Flow) {
     }
 }
 
-/// The acceptor ended before the opener: its count would be lost with its state.
+/// The acceptor ended: before the opener, its count would be lost with its state; after it, nobody
+/// needs the record any more.
 #[inline(always)]
 fn acceptor_closed(key: &FlowKey) {
+    let opener = key.reversed();
+    let Some(flow) = FLOWS.get_ptr_mut(opener) else { return };
+    // SAFETY: the fields written here are the acceptor's.
+    let flow = unsafe { &mut *flow };
     // SAFETY: as in `take_redirected`.
-    if let (Some(own), Some(flow)) = (unsafe { STATES.get(key) }, FLOWS.get_ptr_mut(key.reversed())) {
-        // SAFETY: the opener reads this field only when it closes.
-        unsafe { (*flow).redirected_rx = own.redirected };
+    if let Some(own) = unsafe { STATES.get(key) } {
+        flow.redirected_rx = own.redirected;
+    }
+    if note_end(flow, END_ACCEPTOR_GONE) & END_OPENER_GONE != 0 {
+        let _ = FLOWS.remove(opener);
     }
 }

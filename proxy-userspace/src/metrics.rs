@@ -105,7 +105,8 @@ impl Metrics {
             "Accepted connections from clients",
             self.downstream_opened.clone(),
         );
-        let help = "Connections from clients that were refused, by the limit that was reached";
+        let help =
+            "Connections from clients that were refused, by the limit that was reached or what was wrong";
         all.register("weir_downstream_refused", help, self.downstream_refused.clone());
         all.register("weir_upstream_connections", "Open connections to endpoints", self.upstream.clone());
         all.register("weir_upstream_opened", "New connections to endpoints", self.upstream_opened.clone());

@@ -46,6 +46,9 @@ pub(crate) enum Unknown {
     /// Nobody steered it: it came to the listener's own address.
     #[error("no record of an original destination")]
     NoRecord,
+    /// The client reset the connection before it was accepted, and its record went with it.
+    #[error("the client is gone")]
+    ClientGone,
     /// Connection tracking says that it was meant for the listener itself.
     #[error("sent to the listener itself")]
     Loop,
@@ -62,6 +65,7 @@ impl Unknown {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoRecord => "no_record",
+            Self::ClientGone => "client_gone",
             Self::Loop => "loop",
             Self::Datapath(_) | Self::Conntrack(_) => "lookup_failed",
         }
@@ -78,13 +82,21 @@ impl OrigDstSource {
     ) -> Result<(OrigDstAddr, Option<Steered>), Unknown> {
         match self {
             Self::Kernel => {
-                let steered = datapath.steered(client.0, local)?.ok_or(Unknown::NoRecord)?;
+                let steered = datapath.steered(client.0, local)?.ok_or_else(|| no_record(stream))?;
                 Ok((OrigDstAddr(steered.orig_dst), Some(steered)))
             }
             Self::Conntrack => Ok((conntrack(stream, local)?, None)),
             #[cfg(test)]
             Self::Fixed(addr, identity) => Ok((OrigDstAddr(*addr), identity.clone())),
         }
+    }
+}
+
+/// Why the kernel half knows nothing of a connection.
+fn no_record(stream: &TcpStream) -> Unknown {
+    match stream.take_error() {
+        Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionReset => Unknown::ClientGone,
+        _ => Unknown::NoRecord,
     }
 }
 

@@ -234,6 +234,14 @@ impl Agent {
         self.process.kill()
     }
 
+    /// Does something while the agent is stopped: it accepts, reads and answers nothing.
+    pub fn stopped<T>(&self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::STOP)?;
+        let done = meanwhile();
+        self.process.signal(Signal::CONT)?;
+        done
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::TERM)

@@ -173,6 +173,8 @@ fn an_annotation_sets_the_timeouts_of_its_service_alone() -> Result<()> {
     Ok(())
 }
 
+const HANG: &[u8] = b"GET /hang HTTP/1.1\r\nHost: demo\r\n\r\n";
+
 /// The one log line says that the client went, and the upstream connection is closed.
 fn cancelled(scene: &Scene) -> Result<()> {
     let line = scene.agent.logged(1)?.remove(0);
@@ -186,8 +188,35 @@ fn cancelled(scene: &Scene) -> Result<()> {
 fn a_client_that_resets_cancels_the_upstream_request() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web(&[])?;
-    peer::raw(&scene.client, WEB, b"GET /hang HTTP/1.1\r\nHost: demo\r\n\r\n", &["--reset"])?.success()?;
+    let mut client = peer::start(&scene.client, ["raw", "--to", &WEB.to_string(), "--reset", "--hold"])?;
+    client.send(HANG)?;
+    let open = |all: &weir_tests::metrics::Samples| all.sum("weir_upstream_connections", &[]);
+    scene.agent.metrics_until("the endpoint has the request", |all| open(all) > 0.5)?;
+    client.kill()?;
     cancelled(&scene)
+}
+
+#[test]
+fn a_client_that_closes_before_it_is_accepted_is_served_all_the_same() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let fire = b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n";
+    scene.agent.stopped(|| peer::raw(&scene.client, WEB, fire, &["--close"])?.success())?;
+    let line = scene.agent.logged(1)?.remove(0);
+    assert_eq!(line["method"], "GET", "{line}");
+    assert_eq!(line["upstream_host"], scene.server()?.at(PORT).to_string(), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_resets_before_it_is_accepted_is_counted_as_gone() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    scene.agent.stopped(|| peer::raw(&scene.client, WEB, HANG, &["--reset"])?.success())?;
+    scene.agent.metrics_until("the client is counted as gone", |all| {
+        all.sum("weir_downstream_refused_total", &[("limit", "client_gone")]) > 0.5
+    })?;
+    Ok(())
 }
 
 #[test]

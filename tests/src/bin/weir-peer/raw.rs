@@ -33,6 +33,12 @@ pub(crate) struct Raw {
     /// Resets the connection after the last byte instead of reading.
     #[arg(long)]
     reset: bool,
+    /// Closes the connection after the last byte instead of reading.
+    #[arg(long)]
+    close: bool,
+    /// With `--reset`: only when it is killed.
+    #[arg(long, requires = "reset")]
+    hold: bool,
 }
 
 impl Raw {
@@ -55,6 +61,14 @@ impl Raw {
         }
         if self.reset {
             rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            if self.hold {
+                loop {
+                    thread::park();
+                }
+            }
+            return Ok(());
+        }
+        if self.close {
             return Ok(());
         }
         if self.half_close {
