@@ -31,6 +31,7 @@ macro_rules! abi {
         }
     )*};
 }
+pub(crate) use abi;
 
 abi! {
     /// A destination that the connect hooks know: a Service address, or an endpoint's own address.

@@ -9,4 +9,5 @@ pub mod abi;
 pub mod addr;
 pub mod flow;
 pub mod http;
+pub mod policy;
 pub mod redirect;

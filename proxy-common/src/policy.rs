@@ -1,0 +1,130 @@
+//! HTTP rules as the kernel half can match them, and the decision by them: pure, the same code in both
+//! halves.
+//!
+//! The user half compiles the rules of one *policy* (all that is allowed at one endpoint) into path
+//! nodes. A request's node is the one with the longest pattern that the request's target begins with
+//! (an LPM trie); it already holds what shorter patterns would allow. Whatever cannot be said in these
+//! terms makes the node *unsure*: the agent decides.
+
+use crate::abi::abi;
+
+/// Bytes of a target that can be matched, its terminator included; longer ones are the agent's.
+pub const TARGET_MAX: usize = 124;
+/// Bytes of a host that can be matched, its terminator included; longer ones are the agent's.
+pub const HOST_MAX: usize = 64;
+/// Rules that a node can hold; a node that needs more is unsure.
+pub const CANDIDATES: usize = 6;
+/// Host patterns that the kernel half can tell apart; rules with further ones are the agent's.
+pub const HOST_PATTERNS: usize = 64;
+
+/// A policy that allows everything; there are no nodes for it.
+pub const POLICY_NONE: u32 = 0;
+
+/// Bits of [`Candidate::methods`].
+pub mod method {
+    /// `GET`
+    pub const GET: u32 = 1;
+    /// `HEAD`
+    pub const HEAD: u32 = 1 << 1;
+    /// `POST`
+    pub const POST: u32 = 1 << 2;
+    /// `PUT`
+    pub const PUT: u32 = 1 << 3;
+    /// `DELETE`
+    pub const DELETE: u32 = 1 << 4;
+    /// `OPTIONS`
+    pub const OPTIONS: u32 = 1 << 5;
+    /// `PATCH`
+    pub const PATCH: u32 = 1 << 6;
+    /// Every method that the kernel half carries.
+    pub const ALL: u32 = (1 << 7) - 1;
+}
+
+/// Data of an LPM key for a target: prefix length in bits counts from the policy on.
+///
+/// An exact pattern ends with a zero byte, and so does what is looked up; a prefix pattern does not.
+/// A prefix on whole segments (`/a`) is two entries: `/a` exactly, and `/a/` as a prefix.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TargetKey {
+    /// The policy's id.
+    pub policy: u32,
+    /// The target as sent, query included, then zeros.
+    pub target: [u8; TARGET_MAX],
+}
+const _: () = assert!(core::mem::size_of::<TargetKey>() == 128);
+
+/// Data of an LPM key for a host, backwards and in lower case, without port: `moc.elpmaxe`, then
+/// zeros. Exact patterns end with a zero byte; suffix patterns (`.example.com`) do not.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HostKey {
+    /// See the type.
+    pub host: [u8; HOST_MAX],
+}
+const _: () = assert!(core::mem::size_of::<HostKey>() == HOST_MAX);
+
+#[cfg(feature = "user")]
+#[allow(unsafe_code)]
+// SAFETY: `#[repr(C)]`, integers only, and the asserted size leaves no implicit padding.
+unsafe impl aya::Pod for TargetKey {}
+#[cfg(feature = "user")]
+#[allow(unsafe_code)]
+// SAFETY: as above.
+unsafe impl aya::Pod for HostKey {}
+
+abi! {
+    /// What a target may be asked for by.
+    PathNode [104] {
+        /// How many candidates there are.
+        count: u32,
+        /// 1: where no candidate matches, the agent decides; 0: the request is denied.
+        unsure: u32,
+        /// Any one of them allows.
+        candidates: [Candidate; CANDIDATES],
+    }
+
+    /// One rule at a node.
+    Candidate [16] {
+        /// Host patterns that it asks for, as bits; 0: any host.
+        hosts: u64,
+        /// [`method`] bits.
+        methods: u32,
+        /// The rule's id, for the log.
+        rule: u32,
+    }
+}
+
+/// What is decided about a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Verdict {
+    /// The rule allows it.
+    Allow {
+        /// Its id; 0 where there is no policy.
+        rule: u32,
+    },
+    /// No rule allows it.
+    Deny,
+    /// The agent must decide.
+    Unsure,
+}
+
+/// Decides by the node of the request's target. `method` is one [`method`] bit, `hosts` are the host
+/// patterns that the request's host matches.
+#[inline(always)]
+pub fn decide(node: Option<&PathNode>, method: u32, hosts: u64) -> Verdict {
+    let Some(node) = node else { return Verdict::Unsure };
+    let mut at = 0;
+    while at < CANDIDATES {
+        if at as u32 >= node.count {
+            break;
+        }
+        let Some(candidate) = node.candidates.get(at) else { break };
+        if candidate.methods & method != 0 && (candidate.hosts == 0 || candidate.hosts & hosts != 0) {
+            return Verdict::Allow { rule: candidate.rule };
+        }
+        at += 1;
+    }
+    if node.unsure != 0 { Verdict::Unsure } else { Verdict::Deny }
+}
