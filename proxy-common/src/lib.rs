@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod addr;
 pub mod flow;
+pub mod head;
 pub mod http;
 pub mod policy;
 pub mod redirect;

@@ -95,6 +95,69 @@ abi! {
     }
 }
 
+impl PathNode {
+    /// Whether the decision depends on the request's host.
+    #[inline(always)]
+    #[must_use]
+    pub fn asks_for_host(&self) -> bool {
+        let mut asks = 0;
+        let mut at = 0;
+        while at < CANDIDATES {
+            // Those beyond `count` too, which cost a look-up where they are not zero.
+            asks |= self.candidates.get(at).map_or(0, |candidate| candidate.hosts);
+            at += 1;
+        }
+        asks != 0
+    }
+}
+
+/// Bits of an LPM key for a target of `len` bytes: the policy, the target, its terminator.
+#[inline(always)]
+#[must_use]
+pub fn target_bits(len: u32) -> u32 {
+    u32::BITS + (len + 1) * u8::BITS
+}
+
+/// Bits of an LPM key for a host of `len` bytes: the host and its terminator.
+#[inline(always)]
+#[must_use]
+pub fn host_bits(len: u32) -> u32 {
+    (len + 1) * u8::BITS
+}
+
+/// Lower case of each byte: a look-up, where a comparison would be one more path for the verifier.
+static LOWER: [u8; 256] = lower();
+
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "evaluated by the compiler")]
+const fn lower() -> [u8; 256] {
+    let mut lower = [0; 256];
+    let mut byte = 0;
+    while byte < lower.len() {
+        lower[byte] = (byte as u8).to_ascii_lowercase();
+        byte += 1;
+    }
+    lower
+}
+
+/// Writes the first `len` bytes of `host`, which are fewer than [`HOST_MAX`], and their terminator into
+/// `key`. What is behind stays: no lookup of [`host_bits`] reads it.
+#[inline(always)]
+pub fn fill_host(key: &mut HostKey, host: &[u8; HOST_MAX], len: u32) {
+    let len = len as usize;
+    let mut at = 0;
+    while at < len && at < HOST_MAX - 1 {
+        // The mask is for the verifier, which knows of no difference.
+        let byte = host.get(len.wrapping_sub(at + 1) & (HOST_MAX - 1)).map_or(0, |byte| *byte);
+        if let (Some(slot), Some(lower)) = (key.host.get_mut(at), LOWER.get(usize::from(byte))) {
+            *slot = *lower;
+        }
+        at += 1;
+    }
+    if let Some(slot) = key.host.get_mut(at) {
+        *slot = 0;
+    }
+}
+
 /// What is decided about a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -117,7 +180,7 @@ pub fn decide(node: Option<&PathNode>, method: u32, hosts: u64) -> Verdict {
     let Some(node) = node else { return Verdict::Unsure };
     let mut at = 0;
     while at < CANDIDATES {
-        if at as u32 >= node.count {
+        if at >= node.count as usize {
             break;
         }
         let Some(candidate) = node.candidates.get(at) else { break };

@@ -208,3 +208,11 @@ fn queue_is_empty<T>(sk: *mut T, settings: &Settings) -> Option<bool> {
     let first: u64 = peek(head)?;
     Some(first == head)
 }
+
+#[allow(dead_code, reason = "called by the splice program, which comes next")]
+/// The linear part of a message: its first byte's address, and the address behind its last.
+#[inline(always)]
+pub fn data(msg: *mut sk_msg_md) -> (usize, usize) {
+    // SAFETY: both are pointer fields of this context.
+    unsafe { ((*msg).__bindgen_anon_1.data as usize, (*msg).__bindgen_anon_2.data_end as usize) }
+}

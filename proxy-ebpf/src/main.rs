@@ -11,7 +11,13 @@ mod ctx;
 mod events;
 mod maps;
 mod redirect;
+#[allow(dead_code, reason = "called by the splice program, which comes next")]
+mod scan;
+#[allow(dead_code, reason = "called by the splice program, which comes next")]
+mod scratch;
 mod sockops;
+#[allow(dead_code, reason = "called by the splice program, which comes next")]
+mod verdict;
 mod watch;
 
 /// The licence that GPL-only helpers (`bpf_probe_read_kernel`) ask for.

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockHash},
 };
 use proxy_common::{
     abi::{
@@ -12,7 +12,10 @@ use proxy_common::{
         counter,
     },
     flow::FlowKey,
+    policy::{HostKey, PathNode, TargetKey},
 };
+
+use crate::scratch::Scratch;
 
 /// Settings; index 0.
 #[map]
@@ -58,6 +61,18 @@ pub static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(16_384,
 /// Workloads that passed probation, or are refused by annotation. Written by the user half.
 #[map]
 pub static ADMITTED: HashMap<u64, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// What policies allow, by target. Full: the user half leaves policies out, whose requests are its own.
+#[map]
+pub static PATHS: LpmTrie<TargetKey, PathNode> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Host patterns, as the bits of those that a host matches. At most `policy::HOST_PATTERNS` of them.
+#[map]
+pub static HOSTS: LpmTrie<HostKey, u64> = LpmTrie::with_max_entries(128, BPF_F_NO_PREALLOC);
+
+/// What does not fit on a program's stack; index 0. In use: the request is the agent's.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Records for the user half. Full: the record is lost and counted.
 #[map]
