@@ -44,8 +44,11 @@ pub(crate) fn raw(status: StatusCode, text: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// One line: what went wrong, and with what.
+/// One line: what went wrong, and with what. A denial says no more than Cilium's proxy does.
 pub(crate) fn text(reason: Reason, cluster: Option<&Cluster>, downstream: &Downstream) -> String {
+    if reason == Reason::PolicyDenied {
+        return "Access denied\r\n".to_owned();
+    }
     match cluster {
         Some(cluster) => format!("{}: {}\n", phrase(reason), cluster.name),
         None => format!("{}: {}\n", phrase(reason), downstream.orig_dst.0),
@@ -68,5 +71,6 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::BadRequest => "request is not valid HTTP/1",
         Reason::Draining => "the node agent is stopping",
         Reason::NoRoute => "no Service with this address",
+        Reason::PolicyDenied => "access denied",
     }
 }

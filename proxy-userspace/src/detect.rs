@@ -125,9 +125,12 @@ async fn either_speaks(
     }
 }
 
-/// `None` where no endpoint can be had: the client may still speak HTTP and be told so.
+/// `None` where no endpoint can be had, or only for HTTP: the client may still speak it, and be told.
 async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSocket> {
     let endpoint = balance::pick(route, None)?;
+    if endpoint.policy.as_ref().is_some_and(|policy| policy.opens_port().is_none()) {
+        return None;
+    }
     let connect = tunnel::connect(downstream, endpoint);
     let connected = match route.cluster.timeouts.connect {
         Some(timeout) => tokio::time::timeout(timeout, connect).await.ok()?,

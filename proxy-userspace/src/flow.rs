@@ -40,11 +40,13 @@ pub enum Reason {
     Draining,
     /// No route: the original destination is in no Service any more.
     NoRoute,
+    /// No rule of the endpoint's policy allows it.
+    PolicyDenied,
 }
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -59,6 +61,7 @@ impl Reason {
         Self::BadRequest,
         Self::Draining,
         Self::NoRoute,
+        Self::PolicyDenied,
     ];
 
     /// Envoy's response flag, for `response_flags` in the access log.
@@ -74,6 +77,7 @@ impl Reason {
             Self::RequestHeadTimeout | Self::RequestBodyIdle | Self::BadRequest => "DPE",
             Self::Draining => "LR",
             Self::NoRoute => "NR",
+            Self::PolicyDenied => "UAEX",
         }
     }
 
@@ -95,6 +99,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::Draining => "draining",
             Self::NoRoute => "no_route",
+            Self::PolicyDenied => "policy_denied",
         }
     }
 
@@ -107,6 +112,7 @@ impl Reason {
             Self::ResponseHeadTimeout | Self::RequestTimeout => 504,
             Self::UpstreamReset | Self::UpstreamProtocol => 502,
             Self::BadRequest => 400,
+            Self::PolicyDenied => 403,
             Self::NoRoute => 404,
             Self::ResponseBodyIdle | Self::DownstreamReset => 0,
         }
@@ -157,6 +163,8 @@ pub struct RequestRecord {
     pub error: Option<String>,
     /// `namespace/service:port`; the route's name too, until there are routes.
     pub cluster: Option<Arc<str>>,
+    /// The rule that allowed it, or the policies that denied it; absent where there is no policy.
+    pub policy_rule: Option<Arc<str>>,
     /// How the bytes travelled.
     pub lane: LaneLabel,
     /// Request body bytes.

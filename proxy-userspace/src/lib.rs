@@ -18,6 +18,7 @@ mod lock;
 mod muffle;
 mod netns;
 mod orig_dst;
+pub mod policy;
 mod record;
 pub mod relay;
 mod route;

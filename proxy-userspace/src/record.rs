@@ -4,6 +4,7 @@ use crate::{
     balance::random,
     downstream::Downstream,
     flow::{LaneLabel, Reason, RequestRecord},
+    policy::{Asked, Decision},
     snapshot::{Cluster, Endpoint, Snapshot},
 };
 use http::{
@@ -43,6 +44,7 @@ pub(crate) struct Draft {
     uri: Uri,
     protocol: &'static str,
     host: Option<HeaderValue>,
+    hosts: usize,
     user_agent: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
@@ -51,6 +53,7 @@ pub(crate) struct Draft {
     head_complete: Instant,
     pub(crate) cluster: Option<Arc<Cluster>>,
     endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
+    policy_rule: Option<Arc<str>>,
     pub(crate) attempts: u32,
     pub(crate) status: u16,
     pub(crate) failure: Option<Failure>,
@@ -72,6 +75,7 @@ impl Draft {
             uri: request.uri().clone(),
             protocol: if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             host: field(HOST),
+            hosts: request.headers().get_all(HOST).iter().count(),
             user_agent: field(USER_AGENT),
             request_id: field(X_REQUEST_ID),
             traceparent: field(TRACEPARENT),
@@ -87,6 +91,7 @@ impl Draft {
             uri: Uri::default(),
             protocol,
             host: None,
+            hosts: 0,
             user_agent: None,
             request_id: None,
             traceparent: None,
@@ -95,6 +100,7 @@ impl Draft {
             head_complete: Instant::now(),
             cluster: None,
             endpoint: None,
+            policy_rule: None,
             attempts: 0,
             status: 0,
             failure: None,
@@ -130,6 +136,38 @@ impl Draft {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
     }
 
+    /// Decides whether the policy of the endpoint that was picked lets this request pass.
+    pub(crate) fn admit(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+        self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
+        let Some(policy) = &endpoint.policy else {
+            self.policy_rule = None;
+            return Ok(());
+        };
+        let asked = Asked {
+            method: &self.method,
+            uri: &self.uri,
+            version: if self.is_http_10() { Version::HTTP_10 } else { Version::HTTP_11 },
+            host: self.host.as_ref(),
+            hosts: self.hosts,
+        };
+        let (rule, outcome) = match policy.decide(&asked) {
+            Decision::Allow(rule) => (&rule.name, Ok(())),
+            Decision::Deny => (&policy.name, Err(Reason::PolicyDenied.into())),
+            Decision::Ambiguous(why) => (&policy.name, Err(Failure::new(Reason::BadRequest, &why))),
+        };
+        self.policy_rule = Some(Arc::clone(rule));
+        outcome
+    }
+
+    /// Decides about bytes that are not HTTP: a policy that has HTTP rules lets none pass.
+    pub(crate) fn admit_opaque(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+        self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
+        let Some(policy) = &endpoint.policy else { return Ok(()) };
+        let rule = policy.opens_port();
+        self.policy_rule = Some(Arc::clone(rule.map_or(&policy.name, |rule| &rule.name)));
+        rule.map(|_| ()).ok_or_else(|| Reason::PolicyDenied.into())
+    }
+
     /// Tells the metrics and the log. `fault` is what happened to the connection, if anything.
     pub(crate) fn report(mut self: Box<Self>, downstream: &Downstream, fault: Option<&Failure>) {
         if self.failure.is_none() {
@@ -162,6 +200,7 @@ impl Draft {
             reason,
             error,
             cluster: self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.name)),
+            policy_rule: self.policy_rule,
             lane: self.lane,
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,

@@ -6,6 +6,7 @@ mod bodies;
 mod http;
 mod limits;
 mod opaque;
+mod policy;
 mod pool;
 mod timeouts;
 

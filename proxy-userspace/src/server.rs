@@ -189,7 +189,7 @@ async fn exchange(
 
 type Answer = (http::response::Parts, Incoming, Box<Upstream>);
 
-/// The pipeline: route, balance, connect or reuse, send, relay the answer's head.
+/// The pipeline: route, balance, policy, connect or reuse, send, relay the answer's head.
 async fn relay(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
@@ -261,7 +261,8 @@ async fn send(
     }
 }
 
-/// A connection to an endpoint; to another one if the first cannot be connected to.
+/// A connection to an endpoint; to another one if the first cannot be connected to. The policy is
+/// that of the endpoint that was picked: those of one Service may differ.
 async fn connect(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
@@ -271,6 +272,7 @@ async fn connect(
 ) -> Result<Box<Upstream>, Failure> {
     let cluster = &route.cluster;
     let first = balance::pick(route, None).ok_or(Reason::NoEndpoint)?;
+    draft.admit(first)?;
     draft.tries(first);
     let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
         Ok(upstream) => return Ok(upstream),
@@ -281,6 +283,7 @@ async fn connect(
         _ => None,
     };
     let other = other.ok_or(failure)?;
+    draft.admit(other)?;
     draft.tries(other);
     acquire(downstream, cluster, other.addr, wanted, source).await
 }

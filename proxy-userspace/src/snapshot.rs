@@ -3,11 +3,15 @@
 mod annotations;
 mod builder;
 mod lint;
+mod policies;
+mod policy;
+mod selector;
 mod service;
 mod slice;
 
 pub use builder::build;
 
+use crate::policy::EndpointPolicy;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -150,6 +154,8 @@ pub struct Endpoint {
     pub workload: Option<Arc<str>>,
     /// The node it runs on, if the slice says.
     pub node: Option<String>,
+    /// What requests may reach it; `None` allows everything.
+    pub policy: Option<Arc<EndpointPolicy>>,
 }
 
 /// Per-workload choice by annotation; stands above `--acceleration` except `off`.

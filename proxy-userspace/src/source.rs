@@ -1,15 +1,20 @@
 //! Where Kubernetes objects come from. A source delivers [`Objects`]; `snapshot::build` turns them
 //! into a [`Snapshot`](crate::snapshot::Snapshot). Nothing else reads objects.
 
+pub mod cilium;
 pub mod directory;
 pub mod finding;
 mod manifest;
 mod node;
 
+use cilium::CiliumNetworkPolicy;
 use finding::{Finding, Severity};
 use k8s_openapi::{
     Metadata, Resource,
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::sync::Arc;
@@ -21,6 +26,10 @@ pub struct Objects {
     pub services: Vec<Sourced<Service>>,
     /// EndpointSlices.
     pub slices: Vec<Sourced<EndpointSlice>>,
+    /// Pods: what policies select.
+    pub pods: Vec<Sourced<Pod>>,
+    /// HTTP policies.
+    pub policies: Vec<Sourced<CiliumNetworkPolicy>>,
 }
 
 /// An object, and where a finding about it points.
@@ -43,7 +52,8 @@ pub struct Sourced<T> {
 pub struct Lines {
     /// The object's first line.
     pub object: u32,
-    /// Fields of `spec` (or of the object, if it has none), and annotations, by key.
+    /// Fields of `spec` (or of the object, if it has none), and annotations, by key. Of a policy,
+    /// everything below `spec`, by its way there: `ingress[0].toPorts`.
     pub fields: Vec<(Box<str>, u32)>,
     /// Items of `ports`.
     pub ports: Vec<u32>,
@@ -110,8 +120,16 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
 /// The objects of a manifest, for tests; it must be free of findings.
 #[cfg(test)]
 pub(crate) fn objects(text: &str) -> Objects {
+    let (objects, findings) = objects_and_findings(text);
+    assert_eq!(findings, []);
+    objects
+}
+
+/// The same, of one that need not be.
+#[cfg(test)]
+pub(crate) fn objects_and_findings(text: &str) -> (Objects, Vec<Finding>) {
     let (mut objects, mut findings) = (Objects::default(), Vec::new());
     let parsed = manifest::parse(&"f.yaml".into(), text.as_bytes(), &mut objects, &mut findings);
-    assert_eq!((parsed, findings), (Ok(()), Vec::new()));
-    objects
+    assert_eq!(parsed, Ok(()));
+    (objects, findings)
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     datapath::Steered,
+    policy::{Allows, EndpointPolicy, Pattern, Rule},
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts},
 };
 use clap::Parser;
@@ -11,7 +12,18 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 /// A ready endpoint.
 pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
     let workload = Some(Arc::from("default/web-0"));
-    Endpoint { addr, ready: true, serving: true, terminating: false, workload, node: None }
+    Endpoint { addr, ready: true, serving: true, terminating: false, workload, node: None, policy: None }
+}
+
+/// A policy `demo/p` with rules of method, path and host; an empty pattern is none.
+pub(crate) fn policy(rules: &[[&str; 3]]) -> Arc<EndpointPolicy> {
+    let pattern = |text: &str| (!text.is_empty()).then(|| Pattern::new(text).unwrap());
+    let rule = |(n, [method, path, host]): (usize, &[&str; 3])| {
+        let allows = Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host) };
+        Arc::new(Rule { name: format!("demo/p#ingress0.ports0.http{n}").into(), allows })
+    };
+    let rules = rules.iter().enumerate().map(rule).collect();
+    Arc::new(EndpointPolicy { name: "demo/p".into(), rules })
 }
 
 /// `default/web:8080` with the default timeouts.

@@ -56,7 +56,7 @@ pub(crate) async fn carry(
     downstream.deadline.no_stage();
     downstream.leave_map();
     let upstream = match upstream {
-        Some(upstream) => Ok(upstream),
+        Some(upstream) => draft.admit_opaque(&upstream.endpoint).map(|()| upstream),
         None => reach(downstream, route, &mut draft).await,
     };
     let flow = Flow::default();
@@ -86,6 +86,7 @@ async fn reach(downstream: &Downstream, route: &Route, draft: &mut Draft) -> Res
     let (cluster, mut avoid) = (&route.cluster, None);
     loop {
         let endpoint = balance::pick(route, avoid).ok_or(Reason::NoEndpoint)?;
+        draft.admit_opaque(endpoint)?;
         let connect = connect(downstream, endpoint);
         let connected = match cluster.timeouts.connect {
             Some(timeout) => tokio::time::timeout(timeout, connect).await,

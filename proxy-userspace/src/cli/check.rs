@@ -105,11 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn the_example_has_no_findings() {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/hello");
-        let report = Report::of(&args(&example)).unwrap();
-        assert_eq!(text(&report, Output::Text), "");
-        assert_eq!(report.to_string(), "1 Service port, no findings");
+    fn the_examples_have_no_findings() {
+        for name in ["hello", "policy"] {
+            let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(name);
+            let report = Report::of(&args(&example)).unwrap();
+            assert_eq!(text(&report, Output::Text), "");
+            assert_eq!(report.to_string(), "1 Service port, no findings");
+        }
     }
 
     #[test]

@@ -116,6 +116,7 @@ mod tests {
             terminating: false,
             workload: None,
             node: None,
+            policy: None,
         };
         Arc::new(Cluster {
             name: name.into(),

@@ -14,6 +14,7 @@ pub(crate) fn record() -> RequestRecord {
         reason: None,
         error: None,
         cluster: Some("default/web:8080".into()),
+        policy_rule: None,
         lane: LaneLabel::Relay,
         bytes_received: 0,
         bytes_sent: 12,

@@ -2,6 +2,7 @@
 
 use super::{
     BuildOptions, Cluster, Endpoint, Lane, Snapshot, lint,
+    policies::Policies,
     service::{self, Service, ServicePort},
     slice::{self, Slice},
 };
@@ -30,6 +31,7 @@ type SlicesByService<'a> = HashMap<(&'a str, &'a str), Vec<Slice<'a>>>;
 pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Snapshot, Vec<Finding>) {
     let mut findings = Vec::new();
     let slices = slices_by_service(objects, &mut findings);
+    let mut policies = Policies::read(objects, &mut findings);
     let mut claims = Claims::default();
     let mut clusters = Vec::new();
     for source in distinct(&objects.services, &mut findings) {
@@ -38,10 +40,13 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
             slices.get(&(source.namespace.as_str(), source.name.as_str())).map_or(&[][..], Vec::as_slice);
         let first = clusters.len();
         for port in &service.ports {
-            clusters.push(cluster(&service, port, slices, &mut claims, &mut findings));
+            let mut cluster = cluster(&service, port, slices, &mut claims, &mut findings);
+            restrict(&mut cluster, &mut policies);
+            clusters.push(cluster);
         }
         lint::service(&service, slices, clusters.get(first..).unwrap_or_default(), &mut findings);
     }
+    policies.lint(&mut findings);
     lint::orphans(&slices, &objects.services, &mut findings);
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     let mut snapshot = index(clusters.into_iter().map(Arc::new).collect(), options);
@@ -51,8 +56,18 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
     (snapshot, findings)
 }
 
+/// Gives endpoints their policies. Where one has any, only the agent may make connections.
+fn restrict(cluster: &mut Cluster, policies: &mut Policies<'_>) {
+    for endpoint in &mut cluster.endpoints {
+        endpoint.policy = policies.of(endpoint);
+        if endpoint.policy.as_ref().is_some_and(|policy| policy.opens_port().is_none()) {
+            cluster.lane = Lane::Steer;
+        }
+    }
+}
+
 /// Oldest first, without those whose namespace and name an older one has.
-fn distinct<'a, T>(objects: &'a [Sourced<T>], findings: &mut Vec<Finding>) -> Vec<&'a Sourced<T>>
+pub(super) fn distinct<'a, T>(objects: &'a [Sourced<T>], findings: &mut Vec<Finding>) -> Vec<&'a Sourced<T>>
 where
     T: Resource + Metadata<Ty = ObjectMeta>,
 {

@@ -118,6 +118,7 @@ fn add_endpoint(
             terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
             workload: workload(source, endpoint),
             node: endpoint.node_name.clone(),
+            policy: None,
         }),
         Err(why) => {
             let text = format!("endpoints[{index}]: {} {why}", quoted(text));

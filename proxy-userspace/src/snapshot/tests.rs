@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod order;
+mod policy;
 
 use super::*;
 use crate::{

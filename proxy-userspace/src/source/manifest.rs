@@ -2,12 +2,16 @@
 
 use super::{
     Lines, Objects, Sourced,
+    cilium::{self, CiliumNetworkPolicy},
     finding::{Finding, Severity, quoted},
-    node::{Node, Value, line_of},
+    node::{Node, Unknown, Value, line_of},
 };
 use k8s_openapi::{
     Metadata, Resource,
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::de::DeserializeOwned;
@@ -103,22 +107,37 @@ impl Manifest<'_> {
         };
         match (meta.kind, group(meta.api_version)) {
             ("List", "") => self.add_items(node, None),
-            ("ServiceList", "") => {
-                self.add_items(node, Some(TypeMeta { api_version: "v1", kind: "Service" }));
+            (list @ ("ServiceList" | "PodList"), "") => {
+                let kind = list.strip_suffix("List").unwrap_or(list);
+                self.add_items(node, Some(TypeMeta { api_version: "v1", kind }));
             }
             ("EndpointSliceList", "discovery.k8s.io") => {
                 let implied = TypeMeta { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice" };
                 self.add_items(node, Some(implied));
             }
+            ("CiliumNetworkPolicyList", "cilium.io") => {
+                let api_version = CiliumNetworkPolicy::API_VERSION;
+                self.add_items(node, Some(TypeMeta { api_version, kind: CiliumNetworkPolicy::KIND }));
+            }
             ("Service", group) if !is_foreign(group) => {
-                if let Some(service) = self.read::<Service>(node, meta) {
-                    self.objects.services.push(service);
-                }
+                let read = self.read::<Service>(node, meta);
+                self.objects.services.extend(read);
             }
             ("EndpointSlice", group) if !is_foreign(group) => {
-                if let Some(slice) = self.read::<EndpointSlice>(node, meta) {
-                    self.objects.slices.push(slice);
-                }
+                let read = self.read::<EndpointSlice>(node, meta);
+                self.objects.slices.extend(read);
+            }
+            ("Pod", group) if !is_foreign(group) => {
+                let read = self.read::<Pod>(node, meta);
+                self.objects.pods.extend(read);
+            }
+            ("CiliumNetworkPolicy", "cilium.io") => {
+                let read = self.read_policy(node, meta);
+                self.objects.policies.extend(read);
+            }
+            ("NetworkPolicy", "networking.k8s.io") | ("CiliumClusterwideNetworkPolicy", "cilium.io") => {
+                let text = "is not enforced: Weir knows no policies of this kind yet".to_owned();
+                self.report(Severity::Warning, node, meta.kind, text, "");
             }
             _ => {
                 let text = format!("{} is not used by Weir", quoted(meta.api_version));
@@ -145,6 +164,33 @@ impl Manifest<'_> {
     where
         T: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned,
     {
+        let (object, unknown) = self.read_strictly(node, meta)?;
+        for field in unknown {
+            let text = format!("field {} is unknown and ignored", quoted(&field.key));
+            let fix = "check its spelling and indentation";
+            self.report_at(Severity::Warning, field.line, node, T::KIND, text, fix);
+        }
+        Some(object)
+    }
+
+    /// A policy; `None` where it has a field that is not enforced, or one more would be ignored.
+    fn read_policy(&mut self, node: &Node, meta: TypeMeta<'_>) -> Option<Sourced<CiliumNetworkPolicy>> {
+        let (mut policy, unknown) = self.read_strictly::<CiliumNetworkPolicy>(node, meta)?;
+        for field in &unknown {
+            let text = format!("field {} is unknown: the policy is left out", quoted(&field.key));
+            let (kind, fix) = (CiliumNetworkPolicy::KIND, cilium::cure(&field.key));
+            self.report_at(Severity::Error, field.line, node, kind, text, fix);
+        }
+        let spec = node.get("spec").unwrap_or(node);
+        cilium::deep_lines(spec, "", &mut policy.lines.fields);
+        unknown.is_empty().then_some(policy)
+    }
+
+    /// A typed object, and what of it the type does not have; reports what else is wrong.
+    fn read_strictly<T>(&mut self, node: &Node, meta: TypeMeta<'_>) -> Option<(Sourced<T>, Vec<Unknown>)>
+    where
+        T: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned,
+    {
         if meta.api_version != T::API_VERSION {
             let text = format!("apiVersion {} is unknown", quoted(meta.api_version));
             let fix = format!("write apiVersion: {}", T::API_VERSION);
@@ -158,11 +204,6 @@ impl Manifest<'_> {
                 return None;
             }
         };
-        for field in unknown {
-            let text = format!("field {} is unknown and ignored", quoted(&field.key));
-            let fix = "check its spelling and indentation";
-            self.report_at(Severity::Warning, field.line, node, T::KIND, text, fix);
-        }
         let Some(sourced) = Sourced::new(object, Arc::clone(self.file), lines(node)) else {
             self.report(Severity::Error, node, T::KIND, "metadata.name is missing".into(), "name the object");
             return None;
@@ -172,7 +213,7 @@ impl Manifest<'_> {
             self.report(Severity::Error, node, T::KIND, text, "use lower-case letters, digits, - and .");
             return None;
         }
-        Some(sourced)
+        Some((sourced, unknown))
     }
 
     fn report(&mut self, severity: Severity, node: &Node, kind: &str, text: String, fix: &str) {

@@ -69,8 +69,10 @@ proptest! {
     fn c4_the_order_of_objects_does_not_matter(
         services in Just(QUARREL.services.clone()).prop_shuffle(),
         slices in Just(QUARREL.slices.clone()).prop_shuffle(),
+        pods in Just(QUARREL.pods.clone()).prop_shuffle(),
+        policies in Just(QUARREL.policies.clone()).prop_shuffle(),
     ) {
-        prop_assert_eq!(&build(&Objects { services, slices }, &quarrel_options(), 1), &*SETTLED);
+        prop_assert_eq!(&build(&Objects { services, slices, pods, policies }, &quarrel_options(), 1), &*SETTLED);
     }
 }
 
