@@ -137,7 +137,7 @@ abi! {
     }
 
     /// A socket in the socket map, keyed by its own [`crate::flow::FlowKey`].
-    SocketState [32] {
+    SocketState [40] {
         /// All bytes redirected by this socket.
         redirected: u64,
         /// Bytes redirected by this socket since its peer last spoke.
@@ -153,6 +153,10 @@ abi! {
         unread: u32,
         /// 1: the opener of its connection, 0: the acceptor.
         opener: u32,
+        /// Bytes that this socket has sent to its peer, modulo 2^32: spliced ones are not among them.
+        to_peer: u32,
+        /// Where its pair was found last, plus one; 0: not looked for, or no pair.
+        pair: u32,
     }
 
     /// What the kernel half saw a workload do, keyed by cgroup v2 id. Only the kernel half writes it
@@ -169,7 +173,7 @@ abi! {
     }
 
     /// Settings that the user half writes once before it attaches.
-    Settings [108] {
+    Settings [116] {
         /// The agent's IPv4 listener (mapped); all zero when there is none.
         listener4: AddrWords,
         /// The agent's IPv6 listener; all zero when there is none.
@@ -214,6 +218,10 @@ abi! {
         socket_file: u32,
         /// Byte offset of `f_flags` in `struct file`.
         file_flags: u32,
+        /// 1: armed pairs are carried in the kernel half.
+        splice: u32,
+        /// The generation of the snapshot in force: pairs armed by another are the agent's.
+        generation: u32,
     }
 
     /// Ring buffer: a flow ended.
@@ -369,6 +377,10 @@ pub mod counter {
         REDIRECTED_BYTES = "redirected_bytes",
         /// Directions that went from redirect to TCP: over the cap, or pipelined.
         WENT_PLAIN = "went_plain",
+        /// Requests carried from client to endpoint.
+        SPLICED = "spliced",
+        /// Answers to carried requests that went to the agent.
+        TURNED = "turned",
         /// Ring buffer records that did not fit.
         EVENTS_LOST = "events_lost",
     }

@@ -10,5 +10,6 @@ pub mod addr;
 pub mod flow;
 pub mod head;
 pub mod http;
+pub mod pair;
 pub mod policy;
 pub mod redirect;

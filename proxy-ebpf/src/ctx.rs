@@ -209,7 +209,6 @@ fn queue_is_empty<T>(sk: *mut T, settings: &Settings) -> Option<bool> {
     Some(first == head)
 }
 
-#[allow(dead_code, reason = "called by the splice program, which comes next")]
 /// The linear part of a message: its first byte's address, and the address behind its last.
 #[inline(always)]
 pub fn data(msg: *mut sk_msg_md) -> (usize, usize) {

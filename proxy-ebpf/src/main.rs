@@ -11,12 +11,10 @@ mod ctx;
 mod events;
 mod maps;
 mod redirect;
-#[allow(dead_code, reason = "called by the splice program, which comes next")]
 mod scan;
-#[allow(dead_code, reason = "called by the splice program, which comes next")]
 mod scratch;
 mod sockops;
-#[allow(dead_code, reason = "called by the splice program, which comes next")]
+mod splice;
 mod verdict;
 mod watch;
 

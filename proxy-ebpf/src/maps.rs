@@ -2,7 +2,7 @@
 //! happens when one is.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockHash},
 };
@@ -12,6 +12,7 @@ use proxy_common::{
         counter,
     },
     flow::FlowKey,
+    pair::Pair,
     policy::{HostKey, PathNode, TargetKey},
 };
 
@@ -53,6 +54,15 @@ pub static SOCKETS: SockHash<FlowKey> = SockHash::with_max_entries(1, 0);
 /// State of each socket in [`SOCKETS`], by the same key.
 #[map]
 pub static STATES: HashMap<FlowKey, SocketState> = HashMap::with_max_entries(1, 0);
+
+/// Pairs that the agent arms and the kernel half carries; both map it, so that arming takes no system
+/// call. The user half hands entries out; none left: the connection stays in relay.
+#[map]
+pub static PAIRS: Array<Pair> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The pair of a client's or an endpoint's socket: its index plus one. Full: as [`PAIRS`].
+#[map]
+pub static PAIRED: HashMap<FlowKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 /// What workloads were seen to do, by cgroup id. Full: the workload is never admitted.
 #[map]

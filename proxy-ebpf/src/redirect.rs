@@ -6,7 +6,7 @@
 use crate::{
     ctx,
     maps::{SOCKETS, STATES, count, settings},
-    watch,
+    splice, watch,
 };
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, sk_action::SK_PASS},
@@ -48,7 +48,11 @@ fn carry(ctx: &SkMsgContext, settings: &Settings) {
     if me.opener != 0 && me.role == ROLE_APPLICATION && me.redirected == 0 {
         watch::client_speaks(ctx.msg, settings);
     }
+    if settings.splice != 0 && me.role == ROLE_APPLICATION && splice::carry(ctx, &key, me, settings) {
+        return;
+    }
     let size = ctx.size();
+    me.to_peer = me.to_peer.wrapping_add(size);
     let drained = speaks_drained(ctx, me, settings);
     if !drained {
         peer.plain = 1;

@@ -95,6 +95,10 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     }
     accepting.close();
     tokio::spawn(Arc::clone(&relay).sweep());
+    tokio::spawn({
+        let relay = Arc::clone(&relay);
+        async move { relay.overdue.look_through().await }
+    });
     tokio::spawn(sweep_workloads(datapath.clone()));
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {

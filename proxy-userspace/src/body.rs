@@ -267,7 +267,8 @@ impl Drop for AnswerBody {
                 if relayed.done {
                     self.open.completes();
                     self.open.downstream().exchanged();
-                    relayed.upstream.give_back(&self.open.downstream().relay);
+                    let downstream = self.open.downstream();
+                    downstream.splice.keep(downstream, relayed.upstream);
                 }
             }
         }

@@ -150,6 +150,9 @@ pub struct Config {
     /// Connections that the kernel half can remember at once.
     #[arg(long, env = "WEIR_MAX_FLOWS", default_value_t = 65_536)]
     pub max_flows: u32,
+    /// Connections whose requests the kernel half may carry by itself (the splice lane); 0 turns it off.
+    #[arg(long, env = "WEIR_SPLICE_PAIRS", default_value_t = 4096)]
+    pub splice_pairs: u32,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,

@@ -4,6 +4,7 @@ mod btf;
 mod cgroups;
 mod events;
 mod load;
+mod pairs;
 mod selftest;
 mod services;
 mod stats;
@@ -12,6 +13,7 @@ mod workloads;
 
 pub use events::KernelEvent;
 pub use load::LoadOptions;
+pub(crate) use pairs::{Slot, Terms};
 pub use selftest::SelfTest;
 
 use crate::{
@@ -94,12 +96,15 @@ struct Sizes {
     flows: u32,
     flow_records: u32,
     sockets: u32,
+    pairs: u32,
 }
 
 /// The loaded kernel half.
 struct Kernel {
     ebpf: Mutex<aya::Ebpf>,
     tables: tables::Tables,
+    /// `None` where the splice lane is off.
+    pairs: Option<pairs::Pairs>,
     sizes: Sizes,
     settings: Mutex<Settings>,
     compiled: Mutex<(services::Compiler, services::Tables)>,
@@ -203,6 +208,16 @@ impl Datapath {
         }
     }
 
+    /// An entry for a pair; `None` where the splice lane is off, or every entry is in use.
+    pub(crate) fn pair(&self) -> Option<Slot> {
+        Slot::new(self.kernel.as_ref()?)
+    }
+
+    /// Whether the kernel half may carry requests.
+    pub(crate) fn splices(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.pairs.is_some())
+    }
+
     /// Counts one complete, relayed exchange of a workload that may be on probation.
     pub fn watched_exchange(&self, cgroup_id: u64) {
         if let Some(kernel) = &self.kernel {
@@ -221,6 +236,12 @@ impl Datapath {
             kernel.workloads.sweep(&kernel.cgroup_root, &kernel.tables);
         }
     }
+}
+
+/// A snapshot's generation as the kernel half compares it: for equality.
+#[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32")]
+pub(crate) fn kernel_generation(generation: u64) -> u32 {
+    generation as u32
 }
 
 impl Kernel {
@@ -243,6 +264,10 @@ impl Kernel {
         let choices = snapshot.clusters.iter().filter(|c| c.acceleration != AccelerationChoice::Default);
         let choices = choices.flat_map(|c| c.endpoints.iter().map(|e| (e.addr, c.acceleration))).collect();
         self.choices.store(Arc::new(choices));
+        let mut settings = self.settings.lock();
+        settings.generation = kernel_generation(snapshot.generation);
+        self.tables.write_settings(&settings)?;
+        drop(settings);
 
         let mut compiled = self.compiled.lock();
         let new = compiled.0.compile(snapshot);

@@ -10,9 +10,10 @@ use crate::{
     record::{Draft, Failure},
     relay::Relay,
     snapshot::Timeouts,
+    splice::Splice,
     wire::Wire,
 };
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use parking_lot::Mutex;
 use proxy_common::flow::FlowKey;
@@ -58,6 +59,7 @@ pub(crate) struct Downstream {
     pub(crate) deadline: Deadline,
     /// For what the connection's task polls beside hyper's server.
     pub(crate) muffle: Muffle,
+    pub(crate) splice: Splice,
     /// The client's socket: local is the client's end.
     client_key: FlowKey,
     /// The client's socket is still in the socket map.
@@ -102,6 +104,7 @@ impl Downstream {
             timeouts,
             deadline,
             muffle: Muffle::new(),
+            splice: Splice::default(),
             client_key: FlowKey::new(client.0, local),
             mapped: AtomicBool::new(identity.as_ref().is_some_and(|steered| steered.mapped)),
             identity,
@@ -121,6 +124,11 @@ impl Downstream {
             1 => Phase::Head,
             _ => Phase::Request,
         }
+    }
+
+    /// The client's socket: local is the client's end.
+    pub(crate) fn client_key(&self) -> FlowKey {
+        self.client_key
     }
 
     /// When it was accepted.
@@ -164,6 +172,27 @@ impl Downstream {
         let complete_at = if whole { self.nanos(Instant::now()).max(1) } else { 0 };
         self.request.complete_at.store(complete_at, Relaxed);
         first_byte
+    }
+
+    /// The current request began before it was read here.
+    pub(crate) fn began_at(&self, began: Instant) -> Instant {
+        self.first_byte.store(self.nanos(began), Relaxed);
+        began
+    }
+
+    /// Nothing was asked for since too long, on either lane; else the deadline is moved.
+    pub(crate) fn is_idle(&self) -> bool {
+        let timeout = self.timeouts.downstream_idle;
+        let since = self.splice.idle_since();
+        if since.is_some_and(|since| timeout.is_some_and(|timeout| since.elapsed() < timeout)) {
+            self.deadline.idle(since.unwrap_or_else(Instant::now), timeout);
+            return false;
+        }
+        if !self.splice.take_back() {
+            self.deadline.idle(Instant::now(), timeout);
+            return false;
+        }
+        true
     }
 
     /// When the first byte of the current request was read.
@@ -210,6 +239,7 @@ impl Downstream {
     pub(crate) fn request_ends(&self, draft: Box<Draft>, now: Instant) {
         self.phase.store(Phase::Idle as u8, Relaxed);
         self.deadline.idle(now, self.timeouts.downstream_idle);
+        self.splice.request_ends();
         self.ended.lock().push(draft);
         self.any_ended.store(true, Relaxed);
     }
@@ -279,20 +309,34 @@ impl DownstreamIo {
 
 impl Read for DownstreamIo {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let got = if self.replay.is_empty() {
-            ready!(self.shared.wire.poll_read(cx, buf))?
+        let Self { shared, replay } = self.get_mut();
+        let splice = &shared.splice;
+        if let Some(resumed) = splice.take_injected() {
+            *replay = resumed;
+        }
+        let got = if replay.is_empty() {
+            if splice.is_armed() {
+                ready!(shared.wire.poll_readable(cx));
+                if !splice.take_back() {
+                    return Poll::Pending;
+                }
+            }
+            ready!(shared.wire.poll_read_and(cx, buf, |read| splice.read(read)))?
         } else {
-            let take = self.replay.len().min(buf.remaining());
-            buf.put_slice(self.replay.get(..take).unwrap_or_default());
-            self.replay.advance(take);
+            let take = replay.len().min(buf.remaining());
+            let taken = replay.split_to(take);
+            buf.put_slice(&taken);
+            if splice.resumed().is_none() {
+                splice.read(&taken);
+            }
             take
         };
-        if got > 0 && self.shared.phase() == Phase::Idle {
-            self.shared.head_begins();
+        if got > 0 && shared.phase() == Phase::Idle {
+            shared.head_begins();
         }
         Poll::Ready(Ok(()))
     }
@@ -300,10 +344,14 @@ impl Read for DownstreamIo {
 
 impl Write for DownstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.splice.written(false);
         self.shared.wire.poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.splice.written(true);
+        // The client may answer any moment: what it says next can be the kernel half's already.
+        self.shared.splice.arm(&self.shared);
         Poll::Ready(Ok(()))
     }
 
@@ -320,6 +368,7 @@ impl Write for DownstreamIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.shared.splice.written(false);
         self.shared.wire.poll_write_vectored(cx, slices)
     }
 }

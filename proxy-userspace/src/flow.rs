@@ -122,6 +122,8 @@ impl Reason {
 /// How the bytes of a request travelled.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LaneLabel {
+    /// The kernel half, from the client's socket into the endpoint's.
+    Splice,
     /// hyper on both sides, at least one hop redirected by sk_msg.
     Relay,
     /// hyper on both sides, ordinary TCP on both hops.
@@ -135,6 +137,7 @@ impl LaneLabel {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Splice => "splice",
             Self::Relay => "relay",
             Self::Plain => "plain",
             Self::Opaque => "opaque",

@@ -23,6 +23,7 @@ mod record;
 pub mod relay;
 mod route;
 mod server;
+mod splice;
 mod tunnel;
 mod upstream;
 mod wire;

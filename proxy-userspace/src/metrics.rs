@@ -144,7 +144,7 @@ impl Metrics {
             LaneLabel::Opaque => {
                 self.opaque.inc();
             }
-            LaneLabel::Relay | LaneLabel::Plain => self.requests.observe(record),
+            LaneLabel::Splice | LaneLabel::Relay | LaneLabel::Plain => self.requests.observe(record),
         }
     }
 

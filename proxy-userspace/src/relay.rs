@@ -8,6 +8,7 @@ use crate::{
     netns::Namespaces,
     orig_dst::OrigDstSource,
     snapshot::{Snapshot, Timeouts},
+    splice::Watched,
     upstream::{Birthplace, Connector, Pool},
 };
 use arc_swap::ArcSwap;
@@ -32,6 +33,8 @@ pub struct Relay {
     pub(crate) namespaces: Namespaces,
     pub(crate) unknown_workload: Arc<str>,
     pub(crate) drain: Drain,
+    /// Connections that have a pair.
+    pub(crate) overdue: Watched,
     /// Every record, in the order of its end.
     #[cfg(test)]
     pub(crate) records: parking_lot::Mutex<Vec<crate::flow::RequestRecord>>,
@@ -88,6 +91,7 @@ impl Relay {
             connector,
             unknown_workload: Arc::from("unknown"),
             drain: Drain::default(),
+            overdue: Watched::default(),
             #[cfg(test)]
             records: Default::default(),
         }))

@@ -7,11 +7,12 @@ use crate::{
     deadline::Late,
     downstream::{Downstream, DownstreamIo, Phase},
     fields::{self, Message},
-    flow::Reason,
+    flow::{LaneLabel, Reason},
     liveness,
     record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
     route::{Route, route},
-    snapshot::Cluster,
+    snapshot::{Cluster, Endpoint},
+    splice::{self, Task, Turn},
     upstream::{Birthplace, SendError, Source, Upstream, acquire},
 };
 use bytes::Bytes;
@@ -48,6 +49,7 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
             .serve_connection(io, service),
     );
     let end = drive(&downstream, http.as_mut()).await;
+    downstream.splice.leave(&downstream);
     let answered = matches!(end, End::Done(Ok(())));
     drop(http);
     conclude(&downstream, end).await;
@@ -79,6 +81,7 @@ where
     let mut timer = pin!(downstream.deadline.timer());
     let mut departure = pin!(client_departs(downstream));
     let mut change = pin!(drain.changed());
+    let mut carried = pin!(splice::turn(downstream));
     let mut told_to_leave = false;
     std::future::poll_fn(|cx| {
         if change.as_mut().poll(cx).is_ready() {
@@ -88,7 +91,7 @@ where
         if drain.is_aborting() {
             return Poll::Ready(End::Abandoned);
         }
-        if drain.is_leaving() && !told_to_leave {
+        if drain.is_leaving() && !told_to_leave && downstream.splice.take_back() {
             told_to_leave = true;
             http.as_mut().graceful_shutdown();
         }
@@ -98,16 +101,26 @@ where
                 return Poll::Ready(End::Done(done));
             }
             downstream.report_ended(None);
+            match carried.as_mut().poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Turn::Again) => {
+                    carried.set(splice::turn(downstream));
+                    continue;
+                }
+                Poll::Ready(Turn::Cut) => return Poll::Ready(End::Abandoned),
+            }
             if late.is_some() && downstream.deadline.expired() == late {
                 // Nobody noticed: hyper waits for the client to take what was written.
                 return Poll::Ready(End::Abandoned);
             }
-            if downstream.phase() == Phase::Request && departure.as_mut().poll(cx).is_ready() {
+            let in_flight = downstream.phase() == Phase::Request || downstream.splice.is_busy();
+            if in_flight && departure.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Abandoned);
             }
             match downstream.deadline.poll(cx, timer.as_mut()) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Late::Idle) => return Poll::Ready(End::Idle),
+                Poll::Ready(Late::Idle) if downstream.is_idle() => return Poll::Ready(End::Idle),
+                Poll::Ready(Late::Idle) => {}
                 Poll::Ready(Late::Stage(Reason::RequestHeadTimeout)) => {
                     return Poll::Ready(End::HeadTimeout);
                 }
@@ -176,6 +189,9 @@ async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let first_byte = downstream.request_begins(request.body().is_end_stream());
+    downstream.splice.request_begins(request.body().size_hint().exact());
+    let resumed = downstream.splice.resumed();
+    let first_byte = resumed.map_or(first_byte, |resumed| downstream.began_at(resumed.began));
     let draft = Box::new(Draft::of_request(&request, first_byte));
     let mut open = OpenRequest::new(draft, downstream);
     let answered = relay(&Arc::clone(open.downstream()), open.draft(), request).await;
@@ -199,6 +215,10 @@ async fn relay(
     let route = route(&snapshot, downstream.orig_dst).ok_or(Reason::NoRoute)?;
     drop(snapshot);
     draft.cluster = Some(Arc::clone(&route.cluster));
+    if let Some(Task::Refuse(reason)) = downstream.splice.resumed().map(|resumed| resumed.task) {
+        draft.lane = LaneLabel::Splice;
+        return Err(reason.into());
+    }
     downstream.deadline.whole(downstream.first_byte(), route.cluster.timeouts.request);
 
     let wanted = wanted_lane(downstream, &request);
@@ -271,6 +291,12 @@ async fn connect(
     source: Source,
 ) -> Result<Box<Upstream>, Failure> {
     let cluster = &route.cluster;
+    if source == Source::PoolOrNew
+        && wanted == UpstreamLane::Mapped
+        && let Some((upstream, endpoint)) = downstream.splice.upstream(downstream, route)
+    {
+        return kept(downstream, draft, upstream, endpoint);
+    }
     let first = balance::pick(route, None).ok_or(Reason::NoEndpoint)?;
     draft.admit(first)?;
     draft.tries(first);
@@ -286,6 +312,23 @@ async fn connect(
     draft.admit(other)?;
     draft.tries(other);
     acquire(downstream, cluster, other.addr, wanted, source).await
+}
+
+/// The connection that was kept for the pair. A request that its endpoint has had already was allowed.
+fn kept(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    upstream: Box<Upstream>,
+    endpoint: &Endpoint,
+) -> Result<Box<Upstream>, Failure> {
+    if !upstream.owes_answer
+        && let Err(denied) = draft.admit(endpoint)
+    {
+        downstream.splice.put_back(upstream);
+        return Err(denied);
+    }
+    draft.tries(endpoint);
+    Ok(upstream)
 }
 
 /// Sends on one connection and waits for the head of the answer.

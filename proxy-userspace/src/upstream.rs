@@ -27,6 +27,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
     rt::{Read, ReadBufCursor, Write},
 };
+use proxy_common::flow::FlowKey;
 use std::{
     future::Future,
     io::{self, IoSlice},
@@ -52,6 +53,8 @@ pub(crate) struct Upstream {
     pub(crate) watched: Option<u64>,
     /// It carried a request before: the endpoint may have closed it meanwhile.
     pub(crate) reused: bool,
+    /// The endpoint has had the next request already: only the answer is to be read.
+    pub(crate) owes_answer: bool,
     idle_since: Instant,
     /// How long it may be idle: its cluster's choice.
     idle_timeout: Option<Duration>,
@@ -84,6 +87,7 @@ impl Upstream {
         muffle: &Muffle,
     ) -> Result<Response<Incoming>, SendError> {
         self.io.answered.store(false, Relaxed);
+        self.io.muted.store(std::mem::take(&mut self.owes_answer), Relaxed);
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
         let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
@@ -131,11 +135,22 @@ impl Upstream {
 
     /// Whether another request can be sent: hyper has written and read everything of the last one
     /// (a request's body that was answered early included).
-    fn is_reusable(&mut self) -> bool {
+    pub(crate) fn is_reusable(&mut self) -> bool {
         if !self.sender.is_ready() {
             self.driver.poll(&mut Context::from_waker(Waker::noop()));
         }
         matches!(self.driver, Driver::Here(_)) && self.sender.is_ready()
+    }
+
+    /// The agent's socket; `None` where it is gone.
+    pub(crate) fn own_key(&self) -> Option<FlowKey> {
+        let local = self.io.wire.stream().local_addr().ok()?;
+        Some(FlowKey::new(local, self.key.endpoint))
+    }
+
+    /// Ready when there is something to read, the connection's end included.
+    pub(crate) fn poll_disturbed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.wire.poll_readable(cx)
     }
 
     /// Idle for longer than its cluster allows.
@@ -145,7 +160,7 @@ impl Upstream {
 
     /// Whether the endpoint has kept silent, as it should on an idle connection. From here on nothing
     /// that happens to the connection wakes the task which had it last.
-    fn is_fresh(&mut self) -> bool {
+    pub(crate) fn is_fresh(&mut self) -> bool {
         self.driver.poll(&mut Context::from_waker(Waker::noop()));
         matches!(self.driver, Driver::Here(_))
     }
@@ -170,6 +185,8 @@ struct UpstreamWire {
     wire: Wire,
     /// Part of the current answer has been read.
     answered: AtomicBool,
+    /// What hyper writes has been carried in the kernel half: it is not sent again.
+    muted: AtomicBool,
     _announced: Announced,
 }
 
@@ -205,6 +222,9 @@ impl Read for UpstreamIo {
 
 impl Write for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.0.muted.load(Relaxed) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         self.0.wire.poll_write(cx, buf)
     }
 
@@ -225,6 +245,9 @@ impl Write for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.0.muted.load(Relaxed) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         self.0.wire.poll_write_vectored(cx, slices)
     }
 }

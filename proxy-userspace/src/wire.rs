@@ -38,11 +38,21 @@ impl Wire {
     }
 
     /// Reads into the cursor; nothing read means end of file.
-    #[allow(unsafe_code)]
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
+        cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_read_and(cx, cursor, |_| {})
+    }
+
+    /// The same; `look` sees the bytes that were read.
+    #[allow(unsafe_code)]
+    pub(crate) fn poll_read_and(
+        &self,
+        cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
+        look: impl Fn(&[u8]),
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
@@ -51,7 +61,9 @@ impl Wire {
             let size = room.len();
             let mut got = 0;
             let outcome = self.stream.try_io(Interest::READABLE, || {
-                (_, got) = rustix::net::recv(&self.stream, &mut *room, RecvFlags::empty())?;
+                let ((read, _), count) = rustix::net::recv(&self.stream, &mut *room, RecvFlags::empty())?;
+                got = count;
+                look(read);
                 let empty = self.short_read_empties && got > 0 && got < size;
                 if empty { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
@@ -63,6 +75,22 @@ impl Wire {
                     unsafe { cursor.advance(got) };
                     return Poll::Ready(Ok(got));
                 }
+            }
+        }
+    }
+
+    /// Ready when there is something to read, end of file and errors included. Reads nothing.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let peeked = self.stream.try_io(Interest::READABLE, || {
+                Ok(rustix::net::recv(&self.stream, &mut [0_u8; 1][..], RecvFlags::PEEK)?)
+            });
+            match peeked {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
             }
         }
     }

@@ -17,7 +17,7 @@ const BUDGET: [(&str, u64); 9] = [
     ("weir_connect4", 1000),
     ("weir_connect6", 1200),
     ("weir_ioctl", 300),
-    ("weir_msg", 1000),
+    ("weir_msg", 300_000),
     ("weir_peer4", 100),
     ("weir_peer6", 100),
     ("weir_release", 50),

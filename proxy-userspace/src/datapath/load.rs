@@ -5,6 +5,7 @@ use super::{
     btf::KernelLayout,
     cgroups,
     events::{EventReader, KernelEvent},
+    pairs::Pairs,
     services,
     tables::Tables,
     workloads::Workloads,
@@ -52,6 +53,7 @@ pub struct LoadOptions {
     answer_cap: u32,
     max_flows: u32,
     max_services: u32,
+    splice_pairs: u32,
     pod_cgroup: Option<PathBuf>,
     steer_host: bool,
 }
@@ -69,6 +71,7 @@ impl LoadOptions {
             answer_cap: config.redirect_answer_cap,
             max_flows: config.max_flows,
             max_services: config.max_services,
+            splice_pairs: config.splice_pairs,
             pod_cgroup: config.pod_cgroup.clone(),
             steer_host: config.steer_host,
         }
@@ -81,6 +84,7 @@ impl LoadOptions {
             flows,
             flow_records: flows.saturating_mul(2),
             sockets: flows.saturating_mul(2),
+            pairs: self.splice_pairs.min(flows),
         }
     }
 }
@@ -106,6 +110,7 @@ impl Datapath {
         let sizes = options.sizes();
         let mut ebpf = load_object(sizes)?;
         let (tables, ring) = Tables::take(&mut ebpf)?;
+        let array = Tables::take_pairs(&mut ebpf)?;
 
         let mut degraded = Vec::new();
         let layout = layout(options, &mut degraded);
@@ -118,6 +123,10 @@ impl Datapath {
         {
             settings.acceleration = ACCELERATION_OFF;
         }
+        let splices =
+            settings.acceleration != ACCELERATION_OFF && settings.agent_only == 0 && sizes.pairs > 0;
+        let pairs = splices.then(|| Pairs::map(array.fd(), sizes.pairs)).transpose()?;
+        settings.splice = u32::from(splices);
         tables.write_settings(&settings)?;
         tables.reset_counters().context("map COUNTERS")?;
 
@@ -132,6 +141,7 @@ impl Datapath {
             kernel: Some(Arc::new(Kernel {
                 ebpf: Mutex::new(ebpf),
                 tables,
+                pairs,
                 sizes,
                 settings: Mutex::new(settings),
                 compiled: Mutex::new((services::Compiler::default(), services::Tables::default())),
@@ -203,6 +213,8 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
         ("UPSTREAMS", sizes.flows),
         ("SOCKETS", sizes.sockets),
         ("STATES", sizes.sockets),
+        ("PAIRS", sizes.pairs.max(1)),
+        ("PAIRED", sizes.pairs.max(1).saturating_mul(2)),
     ] {
         loader.map_max_entries(map, size);
     }

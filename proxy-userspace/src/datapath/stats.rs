@@ -7,7 +7,7 @@ use crate::{
 };
 use aya::Pod;
 use clap::ValueEnum;
-use proxy_common::abi::{HOP_DOWNSTREAM, counter};
+use proxy_common::abi::{END_OPENER_GONE, Flow, HOP_DOWNSTREAM, counter};
 use std::sync::Arc;
 
 impl Datapath {
@@ -87,7 +87,7 @@ impl Kernel {
 
     fn maps(&self) -> Vec<MapStatus> {
         let (tables, sizes) = (&self.tables, &self.sizes);
-        vec![
+        let mut maps = vec![
             fill(&tables.services, sizes.services),
             fill(&tables.endpoints, sizes.services),
             fill(&tables.orig_dst, sizes.flows),
@@ -96,12 +96,21 @@ impl Kernel {
             fill(&tables.states, sizes.sockets),
             fill(&tables.workloads, MAX_WORKLOADS),
             fill(&tables.admitted, MAX_WORKLOADS),
-        ]
+        ];
+        if let Some(pairs) = &self.pairs {
+            maps.push(MapStatus {
+                name: "PAIRS".to_owned(),
+                entries: pairs.used().into(),
+                capacity: sizes.pairs.into(),
+            });
+        }
+        maps
     }
 
     fn open_flows(&self) -> OpenFlows {
         let mut open = OpenFlows::default();
-        for flow in self.tables.flows.values() {
+        let open_now = |flow: &Flow| flow.ends & END_OPENER_GONE == 0;
+        for flow in self.tables.flows.values().filter(open_now) {
             if flow.hop == HOP_DOWNSTREAM {
                 open.downstream += 1;
             } else {

@@ -104,6 +104,7 @@ pub(super) struct Tables {
     pub(super) flows: Table<FlowKey, Flow>,
     pub(super) upstreams: Table<u64, Upstream>,
     pub(super) states: Table<FlowKey, SocketState>,
+    pub(super) paired: Table<FlowKey, u32>,
     pub(super) workloads: Table<u64, Workload>,
     pub(super) admitted: Table<u64, u32>,
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
@@ -122,6 +123,7 @@ impl Tables {
             flows: Table::take(ebpf, "FLOWS")?,
             upstreams: Table::take(ebpf, "UPSTREAMS")?,
             states: Table::take(ebpf, "STATES")?,
+            paired: Table::take(ebpf, "PAIRED")?,
             workloads: Table::take(ebpf, "WORKLOADS")?,
             admitted: Table::take(ebpf, "ADMITTED")?,
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),
@@ -129,6 +131,12 @@ impl Tables {
             counters: Mutex::new(PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?),
         };
         Ok((tables, events))
+    }
+
+    /// The array of pairs; it is mapped, not read by calls.
+    pub(super) fn take_pairs(ebpf: &mut Ebpf) -> anyhow::Result<MapData> {
+        let Map::Array(data) = take(ebpf, "PAIRS")? else { bail!("map PAIRS is no array") };
+        Ok(data)
     }
 
     /// Writes the settings.

@@ -100,7 +100,12 @@ impl Connector {
     ) -> Result<Box<Upstream>, ConnectError> {
         let Connected { stream, announced, lane, watched } = connected;
         let wire = Wire::new(stream, self.redirects);
-        let io = Arc::new(UpstreamWire { wire, answered: AtomicBool::new(false), _announced: announced });
+        let io = Arc::new(UpstreamWire {
+            wire,
+            answered: AtomicBool::new(false),
+            muted: AtomicBool::new(false),
+            _announced: announced,
+        });
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(READ_BUFFER)
@@ -116,6 +121,7 @@ impl Connector {
             lane,
             watched,
             reused: false,
+            owes_answer: false,
             idle_since,
             idle_timeout,
         }))

@@ -18,6 +18,8 @@ pub(super) enum Path {
     EbpfSteer,
     /// The same with sk_msg redirects on both hops.
     EbpfRedirect,
+    /// The same with pairs armed: the kernel half carries the requests.
+    EbpfSplice,
 }
 
 impl Path {
@@ -30,6 +32,7 @@ impl Path {
             Self::EbpfLb => "ebpf-lb",
             Self::EbpfSteer => "ebpf-steer",
             Self::EbpfRedirect => "ebpf-redirect",
+            Self::EbpfSplice => "splice",
         }
     }
 }
@@ -62,7 +65,7 @@ impl fmt::Display for Variant {
 }
 
 /// All of them, in the order in which they are shown.
-pub(super) const VARIANTS: [Variant; 9] = [
+pub(super) const VARIANTS: [Variant; 10] = [
     Variant::new(Path::Direct, 1),
     Variant::new(Path::IptablesDnat, 1),
     Variant::new(Path::IptablesDnat, 1_000),
@@ -72,6 +75,7 @@ pub(super) const VARIANTS: [Variant; 9] = [
     Variant::new(Path::IptablesRelay, 1),
     Variant::new(Path::EbpfSteer, 1),
     Variant::new(Path::EbpfRedirect, 1),
+    Variant::new(Path::EbpfSplice, 1),
 ];
 
 /// What the client does.

@@ -164,13 +164,16 @@ fn goals(ratios: &BTreeMap<String, Ratio>) -> String {
 }
 
 /// Ours against theirs, where being slower or dearer is a loss.
-const RIVALS: [(Path, Path, u32); 9] = [
+const RIVALS: [(Path, Path, u32); 12] = [
     (Path::EbpfLb, Path::Direct, 1),
     (Path::EbpfLb, Path::IptablesDnat, 1),
     (Path::EbpfLb, Path::IptablesDnat, 10_000),
     (Path::EbpfSteer, Path::IptablesRelay, 1),
     (Path::EbpfSteer, Path::IptablesDnat, 1),
     (Path::EbpfRedirect, Path::IptablesRelay, 1),
+    (Path::EbpfSplice, Path::IptablesRelay, 1),
+    (Path::EbpfSplice, Path::IptablesDnat, 1),
+    (Path::EbpfSplice, Path::Direct, 1),
     (Path::EbpfRedirect, Path::EbpfSteer, 1),
     (Path::EbpfRedirect, Path::IptablesDnat, 1),
     (Path::EbpfRedirect, Path::Direct, 1),

@@ -126,8 +126,8 @@ impl Metric {
 }
 
 /// The comparisons, A over B.
-pub(super) const PAIRS: [(Variant, Variant); 15] = {
-    use Path::{Direct, EbpfLb, EbpfRedirect, EbpfSteer, IptablesDnat, IptablesRelay};
+pub(super) const PAIRS: [(Variant, Variant); 20] = {
+    use Path::{Direct, EbpfLb, EbpfRedirect, EbpfSplice, EbpfSteer, IptablesDnat, IptablesRelay};
     const fn one(path: Path) -> Variant {
         Variant::new(path, 1)
     }
@@ -136,6 +136,11 @@ pub(super) const PAIRS: [(Variant, Variant); 15] = {
     }
     [
         (one(EbpfRedirect), one(IptablesRelay)),
+        (one(EbpfSplice), one(IptablesRelay)),
+        (one(EbpfSplice), one(EbpfRedirect)),
+        (one(EbpfSplice), one(IptablesDnat)),
+        (one(EbpfSplice), many(IptablesDnat)),
+        (one(EbpfSplice), one(Direct)),
         (one(EbpfRedirect), one(EbpfSteer)),
         (one(EbpfSteer), one(IptablesRelay)),
         (one(EbpfRedirect), one(IptablesDnat)),

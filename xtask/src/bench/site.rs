@@ -43,7 +43,9 @@ impl Rules {
         match variant.path {
             Path::IptablesDnat => Self::KubeProxy(variant.services),
             Path::IptablesRelay => Self::Redirect,
-            Path::Direct | Path::EbpfLb | Path::EbpfSteer | Path::EbpfRedirect => Self::None,
+            Path::Direct | Path::EbpfLb | Path::EbpfSteer | Path::EbpfRedirect | Path::EbpfSplice => {
+                Self::None
+            }
         }
     }
 
@@ -118,7 +120,11 @@ impl Site {
         match path {
             Path::Direct => endpoints().swap_remove(0),
             Path::EbpfLb => RAW,
-            Path::IptablesDnat | Path::IptablesRelay | Path::EbpfSteer | Path::EbpfRedirect => WEB,
+            Path::IptablesDnat
+            | Path::IptablesRelay
+            | Path::EbpfSteer
+            | Path::EbpfRedirect
+            | Path::EbpfSplice => WEB,
         }
     }
 

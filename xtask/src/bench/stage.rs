@@ -69,7 +69,7 @@ impl<'a> Stage<'a> {
             }
         };
         let mut stage = Self { site, variant, agent, scraped: None };
-        if variant.path == Path::EbpfRedirect {
+        if matches!(variant.path, Path::EbpfRedirect | Path::EbpfSplice) {
             stage.pass_probation()?;
         }
         stage.count()?;
@@ -148,7 +148,8 @@ fn arguments(path: Path) -> Option<Vec<&'static str>> {
         Path::Direct | Path::IptablesDnat => None,
         Path::IptablesRelay => Some(vec![QUIET, "--steering=iptables"]),
         Path::EbpfLb | Path::EbpfSteer => Some(vec![QUIET, "--acceleration=off"]),
-        Path::EbpfRedirect => Some(vec![QUIET, "--acceleration=auto", PROBATION]),
+        Path::EbpfRedirect => Some(vec![QUIET, "--acceleration=auto", PROBATION, "--splice-pairs=0"]),
+        Path::EbpfSplice => Some(vec![QUIET, "--acceleration=auto", PROBATION]),
     }
 }
 
@@ -160,6 +161,7 @@ struct Counts {
     balanced: f64,
     mapped: f64,
     redirected: f64,
+    spliced: f64,
 }
 
 impl Counts {
@@ -171,6 +173,7 @@ impl Counts {
             balanced: event("balanced"),
             mapped: event("mapped"),
             redirected: event("redirected"),
+            spliced: event("spliced"),
         }
     }
 }
@@ -185,6 +188,7 @@ impl Sub for Counts {
             balanced: self.balanced - before.balanced,
             mapped: self.mapped - before.mapped,
             redirected: self.redirected - before.redirected,
+            spliced: self.spliced - before.spliced,
         }
     }
 }
@@ -199,7 +203,7 @@ struct Proof {
 impl Proof {
     /// Fails when the traffic did not take the path that is said to be measured.
     fn check(&self, path: Path) -> Result<()> {
-        let Counts { accepted, steered, balanced, mapped, redirected } = self.counted;
+        let Counts { accepted, steered, balanced, mapped, redirected, spliced } = self.counted;
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
         let conns = self.conns as f64;
         let taken = match path {
@@ -210,6 +214,7 @@ impl Proof {
             Path::EbpfRedirect => {
                 steered >= conns && mapped >= conns && self.redirected_per_req() >= REDIRECTED_AT_LEAST
             }
+            Path::EbpfSplice => steered >= conns && mapped >= conns && spliced > 0.0,
         };
         ensure!(taken, "traffic did not take this path: {} requests, {:?}", self.requests, self.counted);
         Ok(())

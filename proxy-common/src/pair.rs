@@ -1,0 +1,238 @@
+//! The armed pair: a client's socket and an endpoint's, between which the kernel half carries requests
+//! and answers. Its state word is shared memory that both halves change by compare-and-swap; the
+//! transitions here are pure, so that both make the same ones and a model can be checked.
+//!
+//! An exchange ends when neither [`REQUEST_OPEN`] nor an answer bit is left. Whoever takes
+//! [`KERNEL`] away owns what follows: at an idle word that is the next request, within an exchange the
+//! answer.
+
+use crate::{abi::abi, flow::FlowKey};
+
+/// The kernel half may begin exchanges, and carries the one under way.
+pub const KERNEL: u64 = 1;
+/// Bytes of the request's body are still to come; they go where its head went, whoever owns the pair.
+pub const REQUEST_OPEN: u64 = 1 << 1;
+/// The answer has not begun.
+pub const ANSWER_DUE: u64 = 1 << 2;
+/// The answer has begun.
+pub const ANSWER_OPEN: u64 = 1 << 3;
+/// The answer goes to the agent's upstream socket: the agent passes it on.
+pub const TURNED: u64 = 1 << 4;
+
+/// An exchange is under way in the kernel half.
+const BUSY: u64 = REQUEST_OPEN | ANSWER_DUE | ANSWER_OPEN;
+/// Counts exchanges, so that a compare-and-swap never mistakes one for another.
+const EPOCH: u64 = 0x00ff_ff00;
+const EPOCH_ONE: u64 = 0x100;
+/// The low 32 bits of how many bytes the client had sent to the agent when the pair was armed.
+const SEEN_SHIFT: u32 = 32;
+
+abi! {
+    /// One pair: an entry of the array that both halves map. All fields but the word are written by
+    /// one side at a time: the agent while it owns the pair, the kernel half while it does.
+    Pair [2208] {
+        /// See the module.
+        word: u64,
+        /// When the exchange began, `CLOCK_MONOTONIC` nanoseconds.
+        started_ns: u64,
+        /// When its answer began.
+        answered_ns: u64,
+        /// When the kernel half last moved something.
+        moved_ns: u64,
+        /// Exchanges completed in the kernel half since the pair was made.
+        exchanges: u64,
+        /// The generation of the snapshot that the pair was armed by.
+        generation: u32,
+        /// The policy of the endpoint: first half of the keys of its nodes.
+        policy: u32,
+        /// Which series of the metrics its exchanges count for.
+        series: u32,
+        /// The request's method, a bit of `policy::method`.
+        method: u32,
+        /// The rule that allowed the request.
+        rule: u32,
+        /// The answer's status code.
+        status: u32,
+        /// Bytes of the request that are still to come.
+        request_left: u32,
+        /// Bytes of the answer that are still to come.
+        answer_left: u32,
+        /// The request's length, its head included.
+        request_bytes: u32,
+        /// The answer's length, its head included.
+        answer_bytes: u32,
+        /// The client's socket.
+        client: FlowKey,
+        /// The endpoint's socket.
+        endpoint: FlowKey,
+        /// Length of the request's head; so much of `head` is set.
+        request_head: u32,
+        /// Length of the answer's head.
+        answer_head: u32,
+        /// The request's head, so that the agent can go on where the kernel half cannot.
+        head: HeadBytes,
+    }
+}
+
+/// Longest head that is kept, and so the longest that is carried.
+pub const HEAD_MAX: usize = 2048;
+
+/// A request's head.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeadBytes(pub [u8; HEAD_MAX]);
+
+impl Default for HeadBytes {
+    fn default() -> Self {
+        Self([0; HEAD_MAX])
+    }
+}
+
+/// The word of a pair that the agent arms: `seen` is how many bytes of the client it has read, modulo
+/// 2^32. `None` unless the agent owns an idle pair.
+#[inline(always)]
+#[must_use]
+pub const fn armed(word: u64, seen: u32) -> Option<u64> {
+    if word & (KERNEL | BUSY | TURNED) != 0 {
+        return None;
+    }
+    Some((word & EPOCH) | ((seen as u64) << SEEN_SHIFT) | KERNEL)
+}
+
+/// The kernel half begins an exchange; `sent` is how many bytes the client has sent to the agent.
+/// `None` unless the pair is armed and idle, and the agent has read everything.
+#[inline(always)]
+#[must_use]
+pub const fn begun(word: u64, sent: u32, body_open: bool) -> Option<u64> {
+    if word & (KERNEL | BUSY | TURNED) != KERNEL || (word >> SEEN_SHIFT) as u32 != sent {
+        return None;
+    }
+    let epoch = (word.wrapping_add(EPOCH_ONE)) & EPOCH;
+    let open = if body_open { REQUEST_OPEN } else { 0 };
+    Some((word & !EPOCH) | epoch | ANSWER_DUE | open)
+}
+
+/// The answer begins to go to the client. `None` where none is due, or the agent took it over.
+#[inline(always)]
+#[must_use]
+pub const fn answered(word: u64) -> Option<u64> {
+    if word & (KERNEL | ANSWER_DUE) != KERNEL | ANSWER_DUE {
+        return None;
+    }
+    Some((word & !ANSWER_DUE) | ANSWER_OPEN)
+}
+
+/// The kernel half cannot carry the answer: it goes to the agent. `None` where none is due.
+#[inline(always)]
+#[must_use]
+pub const fn turned(word: u64) -> Option<u64> {
+    if word & (KERNEL | ANSWER_DUE) != KERNEL | ANSWER_DUE {
+        return None;
+    }
+    Some((word & !(KERNEL | ANSWER_DUE)) | TURNED)
+}
+
+/// The agent takes over an answer that was turned: what is left is its own.
+#[inline(always)]
+#[must_use]
+pub const fn resumed(word: u64) -> Option<u64> {
+    if word & TURNED == 0 {
+        return None;
+    }
+    Some(word & !TURNED)
+}
+
+/// The agent takes the pair back between two exchanges. `None` while one is under way.
+#[inline(always)]
+#[must_use]
+pub const fn taken(word: u64) -> Option<u64> {
+    if word & (KERNEL | BUSY | TURNED) != KERNEL {
+        return None;
+    }
+    Some(word & !KERNEL)
+}
+
+/// The agent gives up an exchange whose answer has not begun, and will answer by itself.
+#[inline(always)]
+#[must_use]
+pub const fn given_up(word: u64) -> Option<u64> {
+    if word & (KERNEL | ANSWER_DUE) != KERNEL | ANSWER_DUE {
+        return None;
+    }
+    Some(word & !(KERNEL | BUSY))
+}
+
+/// An exchange is under way, in the kernel half or turned.
+#[inline(always)]
+#[must_use]
+pub const fn is_busy(word: u64) -> bool {
+    word & (BUSY | TURNED) != 0
+}
+
+/// The word of an entry that belongs to nobody any more: what was read of it before is stale.
+#[inline(always)]
+#[must_use]
+pub const fn freed(word: u64) -> u64 {
+    word.wrapping_add(EPOCH_ONE) & EPOCH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEEN: u32 = 77;
+
+    fn armed_pair() -> u64 {
+        armed(0, SEEN).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_exchange_begins_only_when_the_agent_has_read_everything() {
+        assert!(begun(armed_pair(), SEEN, false).is_some());
+        assert_eq!(begun(armed_pair(), SEEN + 1, false), None);
+        assert_eq!(begun(0, 0, false), None);
+    }
+
+    #[test]
+    fn an_exchange_goes_from_due_to_open_to_idle() {
+        let due = begun(armed_pair(), SEEN, false).unwrap_or_default();
+        assert!(is_busy(due) && taken(due).is_none() && begun(due, SEEN, false).is_none());
+        let open = answered(due).unwrap_or_default();
+        assert!(is_busy(open) && given_up(open).is_none() && turned(open).is_none());
+        let idle = open & !ANSWER_OPEN;
+        assert!(!is_busy(idle) && taken(idle).is_some() && begun(idle, SEEN, true).is_some());
+    }
+
+    #[test]
+    fn a_body_keeps_the_pair_busy_after_an_early_answer() {
+        let due = begun(armed_pair(), SEEN, true).unwrap_or_default();
+        let answered = answered(due).unwrap_or_default() & !ANSWER_OPEN;
+        assert!(is_busy(answered) && taken(answered).is_none());
+        assert!(taken(answered & !REQUEST_OPEN).is_some());
+    }
+
+    #[test]
+    fn a_turned_answer_is_the_agents_alone() {
+        let due = begun(armed_pair(), SEEN, false).unwrap_or_default();
+        let turned = turned(due).unwrap_or_default();
+        assert!(is_busy(turned) && answered(turned).is_none() && armed(turned, 0).is_none());
+        let own = resumed(turned).unwrap_or_default();
+        assert!(!is_busy(own) && armed(own, 0).is_some());
+    }
+
+    #[test]
+    fn what_was_given_up_cannot_be_answered() {
+        let due = begun(armed_pair(), SEEN, true).unwrap_or_default();
+        let own = given_up(due).unwrap_or_default();
+        assert!(!is_busy(own) && answered(own).is_none() && begun(own, SEEN, false).is_none());
+    }
+
+    #[test]
+    fn a_word_from_before_an_exchange_is_never_seen_again() {
+        let before = armed_pair();
+        let due = begun(before, SEEN, false).unwrap_or_default();
+        let idle = answered(due).unwrap_or_default() & !ANSWER_OPEN;
+        assert_ne!(before, idle);
+        assert_ne!(freed(before), freed(idle));
+    }
+}

@@ -1,0 +1,269 @@
+//! sk_msg, for armed pairs: carries a request from the client's `sendmsg` straight into the endpoint's
+//! socket, and the answer straight back. The transitions are `proxy_common::pair`'s.
+//!
+//! Fails to the agent: whatever is not proven to be one whole, small, allowed request goes to it on the
+//! same connection, and so does every answer that is not proven to be small.
+
+use crate::{
+    atomic, ctx,
+    maps::{PAIRED, PAIRS, SOCKETS, STATES, count},
+    scan, verdict,
+};
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, sk_action::SK_PASS},
+    helpers::generated::{bpf_ktime_get_ns, bpf_msg_apply_bytes, bpf_probe_read_kernel},
+    programs::SkMsgContext,
+};
+use proxy_common::{
+    abi::{Settings, SocketState, counter},
+    flow::FlowKey,
+    head::Framing,
+    pair::{self, ANSWER_DUE, ANSWER_OPEN, HEAD_MAX, KERNEL, Pair, REQUEST_OPEN},
+    policy::{Verdict, method},
+};
+
+/// How often a transition is tried again that lost a race: the other parties change the word at most
+/// twice within an exchange.
+const TRIES: u32 = 4;
+
+/// Carries the message of an application's socket if it is the kernel half's to carry.
+#[inline(always)]
+pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: &Settings) -> bool {
+    let Some(pair) = pair_of(key, me) else { return false };
+    let word = atomic::load(&pair.word);
+    if me.opener != 0 {
+        if word & REQUEST_OPEN != 0 {
+            return request_goes_on(ctx, pair);
+        }
+        return request_begins(ctx, key, me, pair, word, settings);
+    }
+    if word & ANSWER_OPEN != 0 {
+        return answer_goes_on(ctx, pair);
+    }
+    word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, pair, word, settings)
+}
+
+/// The pair that this socket is one end of.
+#[inline(always)]
+fn pair_of(key: &FlowKey, me: &mut SocketState) -> Option<&'static mut Pair> {
+    if me.pair == 0 {
+        // SAFETY: one word, read whole.
+        me.pair = unsafe { PAIRED.get(key) }.copied()?;
+    }
+    let pair = PAIRS.get_ptr_mut(me.pair.wrapping_sub(1))?;
+    // SAFETY: an array's entry lives as long as the map; see `Pair` for who writes what when.
+    let pair = unsafe { &mut *pair };
+    let own = if me.opener != 0 { &pair.client } else { &pair.endpoint };
+    if own != key {
+        me.pair = 0;
+        return None;
+    }
+    Some(pair)
+}
+
+#[inline(always)]
+fn request_begins(
+    ctx: &SkMsgContext,
+    key: &FlowKey,
+    me: &mut SocketState,
+    pair: &mut Pair,
+    word: u64,
+    settings: &Settings,
+) -> bool {
+    let size = ctx.size();
+    if pair::begun(word, me.to_peer, false).is_none()
+        || pair.generation != settings.generation
+        || size > settings.request_cap
+        || !in_order(ctx, key, me, &pair.endpoint, settings)
+    {
+        return false;
+    }
+    let Ok(head) = scan::request(ctx.msg) else { return false };
+    let whole = u64::from(head.head_len).saturating_add(head.content_length);
+    if whole > u64::from(settings.request_cap) || u64::from(size) > whole {
+        return false;
+    }
+    let Verdict::Allow { rule } = verdict::decide(ctx.msg, &head, pair.policy) else { return false };
+    if !keep(ctx, pair, head.head_len) {
+        return false;
+    }
+    pair.started_ns = now();
+    pair.method = head.method;
+    pair.rule = rule;
+    pair.request_bytes = whole as u32;
+    pair.request_left = whole as u32 - size;
+    let Some(begun) = pair::begun(word, me.to_peer, pair.request_left != 0) else { return false };
+    if !atomic::swap_if(&mut pair.word, word, begun) {
+        return false;
+    }
+    if redirect(ctx, &pair.endpoint) {
+        me.redirected = me.redirected.wrapping_add(u64::from(size));
+        count(counter::SPLICED, 1);
+        return true;
+    }
+    // The endpoint's socket is gone. Nobody else touches the word before an answer.
+    atomic::keep(&mut pair.word, !(KERNEL | ANSWER_DUE | REQUEST_OPEN));
+    false
+}
+
+/// Copies the request's head to where the agent finds it.
+#[inline(always)]
+fn keep(ctx: &SkMsgContext, pair: &mut Pair, length: u32) -> bool {
+    if length == 0 || length > HEAD_MAX as u32 {
+        return false;
+    }
+    let to = (&raw mut pair.head).cast();
+    // SAFETY: the entry has room for `length` bytes, and the source is checked by the helper.
+    let failed = unsafe { bpf_probe_read_kernel(to, length, (ctx.data() as *const u8).cast()) };
+    pair.request_head = length;
+    failed == 0
+}
+
+/// Nothing that either receiver still has to read came by TCP, or it would be overtaken; and the client
+/// has read what was redirected to it, or it pipelines.
+#[inline(always)]
+fn in_order(
+    ctx: &SkMsgContext,
+    key: &FlowKey,
+    me: &mut SocketState,
+    endpoint: &FlowKey,
+    settings: &Settings,
+) -> bool {
+    if me.plain != 0 {
+        return false;
+    }
+    if me.unread != 0 {
+        if !ctx::drained(ctx.msg, settings) {
+            return false;
+        }
+        me.unread = 0;
+    }
+    // SAFETY: one field, read once.
+    let plain = |key: FlowKey| unsafe { STATES.get(key) }.is_none_or(|state| state.plain != 0);
+    !plain(key.reversed()) && !plain(endpoint.reversed())
+}
+
+#[inline(always)]
+fn request_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
+    let part = first(ctx, pair.request_left);
+    if !redirect(ctx, &pair.endpoint) {
+        // The agent sees the endpoint's connection end, and closes this one.
+        return false;
+    }
+    pair.request_left -= part;
+    if pair.request_left == 0 {
+        atomic::keep(&mut pair.word, !REQUEST_OPEN);
+    }
+    true
+}
+
+#[inline(always)]
+fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Settings) -> bool {
+    let Some(head) = carriable(ctx, pair, settings) else {
+        turn(pair, word);
+        return false;
+    };
+    let mut word = word;
+    let mut tries = 0;
+    loop {
+        let Some(answered) = pair::answered(word) else { return false };
+        if atomic::swap_if(&mut pair.word, word, answered) {
+            break;
+        }
+        tries += 1;
+        if tries == TRIES {
+            return false;
+        }
+        word = atomic::load(&pair.word);
+    }
+    pair.answered_ns = now();
+    pair.status = head.status;
+    pair.answer_head = head.length;
+    pair.answer_bytes = head.length + head.body;
+    pair.answer_left = pair.answer_bytes;
+    answer_goes_on(ctx, pair)
+}
+
+/// The answer that the message begins with, if it is one that fits the lane and its client is there.
+#[inline(always)]
+fn carriable(ctx: &SkMsgContext, pair: &Pair, settings: &Settings) -> Option<Answer> {
+    // SAFETY: only tested for presence.
+    unsafe { STATES.get(pair.client) }?;
+    let head = scan::answer(ctx.msg, pair.method & method::HEAD != 0).ok()?;
+    let body = match head.framing {
+        Framing::NoBody => 0,
+        Framing::Length(length) => length,
+    };
+    let whole = u64::from(head.head_len).saturating_add(body);
+    if whole > u64::from(settings.answer_cap) || u64::from(ctx.size()) > whole {
+        return None;
+    }
+    Some(Answer { status: head.status, length: head.head_len, body: body as u32 })
+}
+
+/// See [`carriable`].
+struct Answer {
+    status: u32,
+    /// Of the head.
+    length: u32,
+    body: u32,
+}
+
+#[inline(always)]
+fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
+    let part = first(ctx, pair.answer_left);
+    let Some(client) = STATES.get_ptr_mut(pair.client) else { return false };
+    if !redirect(ctx, &pair.client) {
+        return false;
+    }
+    // SAFETY: a lost update moves a cap by one message.
+    let client = unsafe { &mut *client };
+    client.unread = client.unread.saturating_add(part);
+    pair.answer_left -= part;
+    if pair.answer_left == 0 {
+        pair.moved_ns = now();
+        pair.exchanges += 1;
+        atomic::keep(&mut pair.word, !ANSWER_OPEN);
+    }
+    true
+}
+
+/// The agent passes the answer on.
+#[inline(always)]
+fn turn(pair: &mut Pair, word: u64) {
+    let mut word = word;
+    let mut tries = 0;
+    while tries < TRIES {
+        let Some(turned) = pair::turned(word) else { return };
+        if atomic::swap_if(&mut pair.word, word, turned) {
+            count(counter::TURNED, 1);
+            return;
+        }
+        word = atomic::load(&pair.word);
+        tries += 1;
+    }
+}
+
+/// How much of the message belongs to what is `left`; the program runs again for the rest.
+#[inline(always)]
+fn first(ctx: &SkMsgContext, left: u32) -> u32 {
+    let size = ctx.size();
+    if size <= left {
+        return size;
+    }
+    // SAFETY: the helper takes the hook's own context.
+    unsafe { bpf_msg_apply_bytes(ctx.msg, left) };
+    left
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+fn redirect(ctx: &SkMsgContext, to: &FlowKey) -> bool {
+    let mut key = *to;
+    SOCKETS.redirect_msg(ctx, &mut key, u64::from(BPF_F_INGRESS)) == i64::from(SK_PASS)
+}

@@ -1,0 +1,226 @@
+//! The array of pairs, which this half maps too: arming and taking back are a compare-and-swap, not a
+//! system call. See `proxy_common::pair` for the transitions.
+
+use super::{DatapathError, Kernel};
+use anyhow::Context as _;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proxy_common::{
+    flow::FlowKey,
+    pair::{self, Pair},
+};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::{
+    collections::VecDeque,
+    os::fd::AsFd,
+    ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long an entry rests before it belongs to another pair: far longer than a program that still
+/// looks at it can run.
+const REST: Duration = Duration::from_millis(100);
+
+/// The mapped array, and which entries are free.
+pub(super) struct Pairs {
+    first: NonNull<Pair>,
+    count: u32,
+    free: Mutex<VecDeque<(u32, Instant)>>,
+}
+
+// SAFETY: the mapping lives as long as this, and `Slot` accesses it atomically or volatilely.
+#[expect(unsafe_code, reason = "shared memory")]
+unsafe impl Send for Pairs {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "shared memory")]
+unsafe impl Sync for Pairs {}
+
+impl Pairs {
+    /// Maps an array of so many pairs.
+    #[expect(unsafe_code, reason = "mmap")]
+    pub(super) fn map(array: impl AsFd, count: u32) -> anyhow::Result<Self> {
+        let size = size_of::<Pair>() * count as usize;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let first = unsafe {
+            mmap(ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, array, 0)
+        };
+        let first = NonNull::new(first.context("map PAIRS into memory")?.cast()).context("mmap gave null")?;
+        let rested = Instant::now().checked_sub(REST).unwrap_or_else(Instant::now);
+        let free = Mutex::new((0..count).map(|index| (index, rested)).collect());
+        Ok(Self { first, count, free })
+    }
+
+    /// Pairs that belong to a connection now.
+    pub(super) fn used(&self) -> u32 {
+        self.count.saturating_sub(u32::try_from(self.free.lock().len()).unwrap_or(u32::MAX))
+    }
+
+    fn allocate(&self) -> Option<u32> {
+        self.free.lock().pop_front_if(|(_, since)| since.elapsed() >= REST).map(|(index, _)| index)
+    }
+}
+
+impl Drop for Pairs {
+    #[expect(unsafe_code, reason = "munmap")]
+    fn drop(&mut self) {
+        let size = size_of::<Pair>() * self.count as usize;
+        // SAFETY: what `map` mapped; every `Slot` holds this alive.
+        if let Err(error) = unsafe { munmap(self.first.as_ptr().cast(), size) } {
+            tracing::debug!(%error, "munmap");
+        }
+    }
+}
+
+/// What the kernel half may carry on an armed pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
+    /// The generation of the snapshot that says so.
+    pub(crate) generation: u32,
+    /// The endpoint's policy.
+    pub(crate) policy: u32,
+    /// Which series of the metrics counts it.
+    pub(crate) series: u32,
+}
+
+/// One connection's entry; free again when dropped.
+pub(crate) struct Slot {
+    kernel: Arc<Kernel>,
+    index: u32,
+    ends: Mutex<Option<(FlowKey, FlowKey)>>,
+}
+
+impl Slot {
+    /// `None` where every entry is in use.
+    pub(super) fn new(kernel: &Arc<Kernel>) -> Option<Self> {
+        let index = kernel.pairs.as_ref()?.allocate()?;
+        Some(Self { kernel: Arc::clone(kernel), index, ends: Mutex::new(None) })
+    }
+
+    /// Which entry it is.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Says whose sockets the pair is made of. Only while it is not armed.
+    pub(crate) fn join(&self, client: FlowKey, endpoint: FlowKey) -> Result<(), DatapathError> {
+        let mut ends = self.ends.lock();
+        if *ends == Some((client, endpoint)) {
+            return Ok(());
+        }
+        if let Some((_, before)) = ends.take_if(|(_, before)| *before != endpoint) {
+            self.kernel.tables.paired.remove(&before)?;
+        }
+        self.write(|pair| &raw mut pair.client, client);
+        self.write(|pair| &raw mut pair.endpoint, endpoint);
+        for key in [client, endpoint] {
+            self.kernel.tables.paired.insert(&key, &(self.index + 1))?;
+        }
+        *ends = Some((client, endpoint));
+        Ok(())
+    }
+
+    /// Lets the kernel half carry what comes next; `seen` is how many bytes of the client have been
+    /// read. False where the pair is not the agent's and idle.
+    pub(crate) fn arm(&self, seen: u32, terms: Terms) -> bool {
+        self.write(|pair| &raw mut pair.generation, terms.generation);
+        self.write(|pair| &raw mut pair.policy, terms.policy);
+        self.write(|pair| &raw mut pair.series, terms.series);
+        self.change(|word| pair::armed(word, seen))
+    }
+
+    /// Takes the pair back if no exchange is under way.
+    pub(crate) fn take(&self) -> bool {
+        self.change(pair::taken)
+    }
+
+    /// Makes the kernel half hand the answer over that is due; true where it is the agent's now.
+    pub(crate) fn turn(&self) -> bool {
+        self.change(pair::turned) || self.word() & pair::TURNED != 0
+    }
+
+    /// Goes on with an answer that was turned.
+    pub(crate) fn resume(&self) -> bool {
+        self.change(pair::resumed)
+    }
+
+    /// Gives up an exchange whose answer has not begun.
+    pub(crate) fn give_up(&self) -> bool {
+        self.change(pair::given_up)
+    }
+
+    /// Forgets the endpoint. Only while the pair is not armed.
+    pub(crate) fn part(&self) {
+        let Some((client, endpoint)) = self.ends.lock().take() else { return };
+        self.write(|pair| &raw mut pair.client, FlowKey::default());
+        self.write(|pair| &raw mut pair.endpoint, FlowKey::default());
+        for key in [client, endpoint] {
+            if let Err(error) = self.kernel.tables.paired.remove(&key) {
+                tracing::warn!(%error, "forget a pair");
+            }
+        }
+    }
+
+    /// The head of the request under way, and the whole request's length.
+    pub(crate) fn request(&self) -> (Bytes, u32) {
+        let head = self.read(|pair| &raw const pair.head);
+        let length = self.read(|pair| &raw const pair.request_head) as usize;
+        let head = Bytes::copy_from_slice(head.0.get(..length).unwrap_or_default());
+        (head, self.read(|pair| &raw const pair.request_bytes))
+    }
+
+    /// The state word.
+    pub(crate) fn word(&self) -> u64 {
+        self.atomic().load(SeqCst)
+    }
+
+    /// When the exchange under way, or the last one, began and moved last, `CLOCK_MONOTONIC`
+    /// nanoseconds.
+    pub(crate) fn times(&self) -> (u64, u64) {
+        (self.read(|pair| &raw const pair.started_ns), self.read(|pair| &raw const pair.moved_ns))
+    }
+
+    fn change(&self, transition: impl Fn(u64) -> Option<u64>) -> bool {
+        self.atomic().try_update(SeqCst, SeqCst, transition).is_ok()
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn atomic(&self) -> &AtomicU64 {
+        // SAFETY: the word is aligned (first of a structure of multiples of eight bytes), lives as long
+        // as the kernel half that this holds, and both halves change it atomically only.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.pair()).word) }
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn read<T: Copy>(&self, field: impl Fn(&Pair) -> *const T) -> T {
+        // SAFETY: a field of a live entry, aligned as the structure is; the kernel half writes whole
+        // words.
+        unsafe { field(&*self.pair()).read_volatile() }
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn write<T: Copy>(&self, field: impl Fn(&mut Pair) -> *mut T, value: T) {
+        // SAFETY: as in `read`; the agent owns the pair, so nobody else writes.
+        unsafe { field(&mut *self.pair()).write_volatile(value) }
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn pair(&self) -> *mut Pair {
+        let first = self.kernel.pairs.as_ref().map_or(ptr::null_mut(), |pairs| pairs.first.as_ptr());
+        // SAFETY: the index came from the same array.
+        unsafe { first.add(self.index as usize) }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.change(|word| Some(pair::freed(word)));
+        self.part();
+        if let Some(pairs) = &self.kernel.pairs {
+            pairs.free.lock().push_back((self.index, Instant::now()));
+        }
+    }
+}

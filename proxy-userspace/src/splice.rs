@@ -1,0 +1,381 @@
+//! Lends a client's connection to the kernel half, and takes it back.
+//!
+//! After a complete exchange the relay keeps the endpoint's connection with the client's, and *arms* the
+//! pair: from then on the kernel half carries what it can prove (`proxy-ebpf/src/splice.rs`). What it
+//! cannot comes to the client's connection here as ever; reading it takes the pair back first.
+//!
+//! Where the kernel half cannot go on within an exchange (the answer is too large, the endpoint closes,
+//! time is up), the request is *resumed*: its head, which the kernel half kept, is put before hyper as if
+//! the client had sent it here, so that the rest takes the same way as any relayed request.
+//!
+//! Fails to relay: whatever is missing for a pair, the connection is relayed.
+
+mod overdue;
+mod position;
+
+pub(crate) use overdue::Watched;
+
+use crate::{
+    datapath::{Slot, Terms, UpstreamLane, kernel_generation},
+    downstream::{Downstream, Phase},
+    flow::Reason,
+    route::{Route, route},
+    snapshot::Endpoint,
+    upstream::Upstream,
+    wire,
+};
+use bytes::{Bytes, BytesMut};
+use overdue::{Carried, Overdue};
+use parking_lot::Mutex;
+use position::Position;
+use proxy_common::pair;
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Exchanges that a connection must have had in relay: short connections never pay for a pair.
+const EXCHANGES: u32 = 2;
+/// How soon to look again whether a busy pair is idle, when the client sends ahead.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What a downstream connection has to do with the splice lane. Changed by the connection's own task
+/// only; atomics because that task moves between threads.
+#[derive(Default)]
+pub(crate) struct Splice {
+    slot: OnceLock<Slot>,
+    /// The endpoint's connection, while no request of the relay uses it.
+    upstream: Mutex<Option<Box<Upstream>>>,
+    armed: AtomicBool,
+    /// The connection has something to do that must wait for the end of an exchange.
+    waits: AtomicBool,
+    exchanges: AtomicU32,
+    written: AtomicBool,
+    position: Position,
+    resumed: Mutex<Option<Resumed>>,
+    overdue: Arc<Overdue>,
+}
+
+/// A request that the kernel half began and the agent goes on with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Resumed {
+    /// When its first byte was sent.
+    pub(crate) began: Instant,
+    /// What is to be done with it.
+    pub(crate) task: Task,
+}
+
+/// See [`Resumed`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// Read the answer from the endpoint that has the request.
+    ReadAnswer,
+    /// Answer it without one.
+    Refuse(Reason),
+}
+
+/// What the connection's task does when something happened to its pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// There is something for hyper to read.
+    Again,
+    /// The client has part of an answer that will not come to its end.
+    Cut,
+}
+
+impl Splice {
+    /// Bytes of the client have been read.
+    pub(crate) fn read(&self, bytes: &[u8]) {
+        self.position.advance(bytes);
+    }
+
+    /// A request's head has been read; its body's length, if that is known.
+    pub(crate) fn request_begins(&self, body: Option<u64>) {
+        self.position.request_begins(body);
+    }
+
+    /// The request has ended, however it ended.
+    pub(crate) fn request_ends(&self) {
+        *self.resumed.lock() = None;
+    }
+
+    /// The request that hyper reads or answers now is one that the kernel half began.
+    pub(crate) fn resumed(&self) -> Option<Resumed> {
+        *self.resumed.lock()
+    }
+
+    /// hyper has begun to write (false) or has nothing left to write (true).
+    pub(crate) fn written(&self, all: bool) {
+        self.written.store(all, Relaxed);
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Relaxed)
+    }
+
+    /// An exchange is under way that hyper does not know of.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_armed() && self.slot.get().is_some_and(|slot| pair::is_busy(slot.word()))
+    }
+
+    /// Takes the pair back, so that the client's bytes are the agent's to read. False while an exchange is
+    /// under way in the kernel half; [`Splice::poll`] wakes the task when it is over.
+    pub(crate) fn take_back(&self) -> bool {
+        if !self.is_armed() {
+            return true;
+        }
+        let taken = self.slot.get().is_none_or(Slot::take);
+        self.armed.store(!taken, Relaxed);
+        self.waits.store(!taken, Relaxed);
+        taken
+    }
+
+    /// An exchange is complete. Keeps the endpoint's connection for the pair, or gives it back.
+    pub(crate) fn keep(&self, downstream: &Downstream, mut upstream: Box<Upstream>) {
+        let exchanges = self.exchanges.load(Relaxed).saturating_add(1);
+        self.exchanges.store(exchanges, Relaxed);
+        let fit = exchanges >= EXCHANGES
+            && downstream.is_mapped()
+            && upstream.lane == UpstreamLane::Mapped
+            && downstream.relay.datapath.splices()
+            && upstream.is_reusable();
+        let mut kept = self.upstream.lock();
+        if fit && kept.is_none() {
+            *kept = Some(upstream);
+        } else {
+            upstream.give_back(&downstream.relay);
+        }
+    }
+
+    /// The endpoint's connection for a request that is relayed, if it leads where the route does.
+    pub(crate) fn upstream<'a>(
+        &self,
+        downstream: &Downstream,
+        route: &'a Route,
+    ) -> Option<(Box<Upstream>, &'a Endpoint)> {
+        let mut upstream = self.upstream.lock().take()?;
+        let wanted = upstream.key.endpoint;
+        let owes = upstream.owes_answer;
+        let found = if owes {
+            route.cluster.endpoints.iter().find(|one| one.addr == wanted)
+        } else {
+            let mut usable = route.cluster.usable_endpoints(route.family);
+            usable.find(|one| one.addr == wanted && route.pinned.is_none_or(|pinned| pinned == wanted))
+        };
+        match found {
+            Some(endpoint) if owes || upstream.is_fresh() => return Some((upstream, endpoint)),
+            Some(_) => {}
+            None => {
+                self.part();
+                upstream.give_back(&downstream.relay);
+            }
+        }
+        None
+    }
+
+    /// The endpoint's connection was not used after all.
+    pub(crate) fn put_back(&self, upstream: Box<Upstream>) {
+        *self.upstream.lock() = Some(upstream);
+    }
+
+    /// Arms the pair, if everything is ready for it. Called between two requests, when hyper has written
+    /// all it had.
+    pub(crate) fn arm(&self, downstream: &Arc<Downstream>) {
+        if self.is_armed() || downstream.phase() != Phase::Idle || downstream.relay.drain.is_leaving() {
+            return;
+        }
+        let upstream = self.upstream.lock();
+        let Some(upstream) = upstream.as_ref() else { return };
+        let Some(seen) = self.position.between_requests() else { return };
+        let Some(slot) = self.slot(downstream) else { return };
+        let Some(terms) = self.terms(downstream, upstream) else { return };
+        let Some(own) = upstream.own_key() else { return };
+        match slot.join(downstream.client_key(), own.reversed()) {
+            Ok(()) => self.armed.store(slot.arm(seen, terms), Relaxed),
+            Err(error) => tracing::warn!(%error, client = %downstream.client.0, "pair"),
+        }
+    }
+
+    fn slot(&self, downstream: &Arc<Downstream>) -> Option<&Slot> {
+        if self.slot.get().is_none() {
+            let slot = downstream.relay.datapath.pair()?;
+            downstream.relay.overdue.watch(slot.index(), downstream, Arc::clone(&self.overdue));
+            // Only this task sets it.
+            let _ = self.slot.set(slot);
+        }
+        self.slot.get()
+    }
+
+    /// What the kernel half may carry now; `None` where that is nothing.
+    fn terms(&self, downstream: &Downstream, upstream: &Upstream) -> Option<Terms> {
+        let snapshot = downstream.relay.snapshot.load();
+        let route = route(&snapshot, downstream.orig_dst)?;
+        let mut usable = route.cluster.usable_endpoints(route.family);
+        let endpoint = usable.find(|one| one.addr == upstream.key.endpoint)?;
+        if endpoint.policy.is_some() {
+            return None;
+        }
+        self.overdue.limit(route.cluster.timeouts);
+        let generation = kernel_generation(snapshot.generation);
+        Some(Terms { generation, policy: proxy_common::policy::POLICY_NONE, series: 0 })
+    }
+
+    /// Ready when something happened that the connection's task must see to.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if !self.is_armed() {
+            return Poll::Pending;
+        }
+        let Some(slot) = self.slot.get() else { return Poll::Pending };
+        if let Some(reason) = self.overdue.poll(cx) {
+            return self.late(slot, reason);
+        }
+        let disturbed = self.upstream.lock().as_ref().is_some_and(|one| one.poll_disturbed(cx).is_ready());
+        if disturbed {
+            return self.disturbed(slot);
+        }
+        if self.waits.load(Relaxed) && self.take_back() {
+            return Poll::Ready(Turn::Again);
+        }
+        Poll::Pending
+    }
+
+    /// The endpoint sent something to the agent, or its connection has ended.
+    fn disturbed(&self, slot: &Slot) -> Poll<Turn> {
+        if slot.turn() && slot.resume() {
+            if let Some(upstream) = self.upstream.lock().as_mut() {
+                upstream.owes_answer = true;
+            }
+            self.resume(slot, Task::ReadAnswer);
+            return Poll::Ready(Turn::Again);
+        }
+        if self.take_back() {
+            // Nothing was due: the endpoint has closed its idle connection, as it may.
+            self.part();
+            *self.upstream.lock() = None;
+            return Poll::Ready(Turn::Again);
+        }
+        Poll::Ready(Turn::Cut)
+    }
+
+    /// The exchange has taken too long.
+    fn late(&self, slot: &Slot, reason: Reason) -> Poll<Turn> {
+        let body_open = slot.word() & pair::REQUEST_OPEN != 0;
+        if slot.give_up() {
+            self.part();
+            *self.upstream.lock() = None;
+            let reason = if body_open { Reason::RequestBodyIdle } else { reason };
+            self.resume(slot, Task::Refuse(reason));
+            return Poll::Ready(Turn::Again);
+        }
+        // It was answered just in time, or only in part.
+        if self.is_busy() { Poll::Ready(Turn::Cut) } else { Poll::Pending }
+    }
+
+    fn resume(&self, slot: &Slot, task: Task) {
+        let (head, whole) = slot.request();
+        // hyper wants to read the whole request; the endpoint has it, or nobody needs it.
+        let mut request = BytesMut::from(head);
+        if task == Task::ReadAnswer || slot.word() & pair::REQUEST_OPEN == 0 {
+            request.resize(whole as usize, 0);
+        }
+        let began = started(slot);
+        self.armed.store(false, Relaxed);
+        self.waits.store(false, Relaxed);
+        *self.resumed.lock() = Some(Resumed { began, task });
+        self.position.inject(request.freeze());
+    }
+
+    /// The request that the agent goes on with, for hyper to read.
+    pub(crate) fn take_injected(&self) -> Option<Bytes> {
+        self.position.take_injected()
+    }
+
+    fn part(&self) {
+        if let Some(slot) = self.slot.get() {
+            slot.part();
+        }
+    }
+
+    /// The client's connection ends: its endpoint connection is free for others, unless an exchange is
+    /// under way on it.
+    pub(crate) fn leave(&self, downstream: &Downstream) {
+        let idle = self.take_back();
+        let upstream = self.upstream.lock().take();
+        if let Some(slot) = self.slot.get() {
+            downstream.relay.overdue.forget(slot.index());
+            if idle {
+                slot.part();
+            }
+        }
+        if let Some(upstream) = upstream.filter(|_| idle) {
+            upstream.give_back(&downstream.relay);
+        }
+    }
+
+    /// What the kernel half carries now.
+    fn carried(&self) -> Carried {
+        let Some(slot) = self.slot.get() else { return Carried::Nothing };
+        let word = slot.word();
+        let (started, _) = slot.times();
+        match (word & pair::KERNEL != 0 && pair::is_busy(word), word & pair::ANSWER_DUE != 0) {
+            (false, _) => Carried::Nothing,
+            (true, true) => Carried::Unanswered(started),
+            (true, false) => Carried::Answered(started),
+        }
+    }
+
+    /// Since when nothing was asked for, by what the kernel half saw; `None` where it saw nothing.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let slot = self.slot.get().filter(|_| self.is_armed())?;
+        if self.is_busy() {
+            return Some(Instant::now());
+        }
+        let (_, moved) = slot.times();
+        (moved != 0).then(|| instant(moved))
+    }
+}
+
+fn started(slot: &Slot) -> Instant {
+    instant(slot.times().0)
+}
+
+/// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.
+fn instant(ns: u64) -> Instant {
+    let ago = overdue::now_ns().saturating_sub(ns);
+    let now = Instant::now();
+    now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
+}
+
+/// Completes when something happened that the connection's task must see to.
+pub(crate) async fn turn(downstream: &Downstream) -> Turn {
+    let splice = &downstream.splice;
+    let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut pausing = false;
+    let turn = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(turn) = splice.poll(cx) {
+                return Poll::Ready(turn);
+            }
+            if !splice.waits.load(Relaxed) {
+                return Poll::Pending;
+            }
+            if !std::mem::replace(&mut pausing, true) {
+                pause.as_mut().reset(Instant::now() + LOOK_AGAIN);
+            }
+            ready!(pause.as_mut().poll(cx));
+            pausing = false;
+        }
+    });
+    let turn = turn.await;
+    if turn == Turn::Cut {
+        wire::reset_on_close(downstream.wire.stream());
+    }
+    turn
+}
