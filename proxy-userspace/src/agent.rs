@@ -124,6 +124,7 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> BuildOptions {
         http_ports: config.http_ports.iter().copied().collect(),
         timeouts: Timeouts::from(config.timeouts),
         node_addresses: listeners.iter().map(SocketAddr::ip).collect(),
+        policies: Arc::default(),
     }
 }
 

@@ -5,6 +5,7 @@ mod cgroups;
 mod events;
 mod load;
 mod pairs;
+mod policies;
 mod selftest;
 mod services;
 mod stats;
@@ -21,7 +22,7 @@ use crate::{
     snapshot::{AccelerationChoice, Snapshot},
     status::Degraded,
 };
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use proxy_common::{
@@ -33,6 +34,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 /// Workloads that the kernel half can watch; `maps.rs` sizes its tables alike.
 const MAX_WORKLOADS: u32 = 16_384;
+/// Nodes of policies that the kernel half holds, likewise.
+const MAX_PATHS: u32 = 65_536;
 
 /// What the kernel recorded about a steered connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +111,7 @@ struct Kernel {
     sizes: Sizes,
     settings: Mutex<Settings>,
     compiled: Mutex<(services::Compiler, services::Tables)>,
+    policies: Mutex<policies::Policies>,
     choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
     workloads: Arc<workloads::Workloads>,
     wanted: Acceleration,
@@ -264,6 +268,8 @@ impl Kernel {
         let choices = snapshot.clusters.iter().filter(|c| c.acceleration != AccelerationChoice::Default);
         let choices = choices.flat_map(|c| c.endpoints.iter().map(|e| (e.addr, c.acceleration))).collect();
         self.choices.store(Arc::new(choices));
+        let mut policies = self.policies.lock();
+        let published = policies.publish(snapshot, &self.tables.paths, &self.tables.hosts);
         let mut settings = self.settings.lock();
         settings.generation = kernel_generation(snapshot.generation);
         self.tables.write_settings(&settings)?;
@@ -295,6 +301,7 @@ impl Kernel {
             self.tables.endpoints.remove(&key.0)?;
         }
         compiled.1 = new;
-        Ok(())
+        policies.retire(snapshot, &self.tables.paths, &self.tables.hosts)?;
+        published.context("policies that do not fit are decided by the agent alone")
     }
 }

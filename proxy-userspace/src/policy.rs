@@ -4,23 +4,35 @@
 //! An endpoint that a policy names the port of allows what some rule of some policy allows, and no
 //! more. Other endpoints have no [`EndpointPolicy`] and allow everything.
 
+mod compile;
 mod ere;
+mod form;
+mod hosts;
 mod pattern;
+mod register;
 mod request;
 
+pub use register::{Compiled, Register};
+
+pub(crate) use compile::Entry;
+pub(crate) use hosts::host_table;
 pub(crate) use pattern::Pattern;
 pub(crate) use request::Asked;
 
+use compile::Shape;
 use request::Subject;
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// One rule, as written in one place of one policy.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Rule {
+    /// Stands for the name in the kernel's tables; never 0.
+    pub id: u32,
     /// `namespace/policy#ingress0.ports0.http0`, for the log.
     pub name: Arc<str>,
     /// What it allows.
     pub(crate) allows: Allows,
+    shape: Shape,
 }
 
 /// What a rule allows.
@@ -29,16 +41,21 @@ pub(crate) enum Allows {
     /// Every byte: the policy opens the port without a word on HTTP.
     Port,
     /// Requests that match every pattern that is there.
-    Http { method: Option<Pattern>, path: Option<Pattern>, host: Option<Pattern> },
+    Http { method: Option<Arc<Pattern>>, path: Option<Arc<Pattern>>, host: Option<Arc<Pattern>> },
 }
 
 impl Rule {
+    /// A rule under the id that its name has.
+    pub(crate) fn new(name: Arc<str>, allows: Allows, register: &Register) -> Self {
+        Self { id: register.rule(&name), shape: Shape::of(&allows), name, allows }
+    }
+
     fn allows(&self, subject: &Subject<'_>) -> bool {
         let Allows::Http { method, path, host } = &self.allows else { return true };
-        let any = |pattern: &Option<Pattern>, subject: &str| {
+        let any = |pattern: &Option<Arc<Pattern>>, subject: &str| {
             pattern.as_ref().is_none_or(|pattern| pattern.matches(subject.as_bytes()))
         };
-        any(method, subject.method) && any(path, subject.target) && allows_host(host.as_ref(), subject)
+        any(method, subject.method) && any(path, subject.target) && allows_host(host.as_deref(), subject)
     }
 }
 
@@ -58,6 +75,31 @@ pub struct EndpointPolicy {
     pub name: Arc<str>,
     /// Any of them allows. Those for the whole port come first.
     pub rules: Vec<Arc<Rule>>,
+    /// The kernel half's copy.
+    pub compiled: Arc<Compiled>,
+    /// Whether the kernel half can decide by it.
+    pub eligibility: Eligibility,
+}
+
+/// Whether the kernel half can decide by a policy, or must leave requests to the agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Eligibility {
+    /// About every request that it can read.
+    Yes,
+    /// About some; why not about all.
+    Partly(String),
+    /// It can allow none; why.
+    No(String),
+}
+
+impl fmt::Display for Eligibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes => f.write_str("yes"),
+            Self::Partly(why) => write!(f, "partly, because {why}"),
+            Self::No(why) => write!(f, "no, because {why}"),
+        }
+    }
 }
 
 /// What is decided about a request.
@@ -73,6 +115,18 @@ pub(crate) enum Decision<'a> {
 }
 
 impl EndpointPolicy {
+    /// The policies of this name, which have these rules between them.
+    pub(crate) fn new(name: Arc<str>, mut rules: Vec<Arc<Rule>>, register: &Register) -> Self {
+        rules.sort_by_key(|rule| rule.allows != Allows::Port);
+        let (compiled, why) = register.compile(&rules);
+        let eligibility = match why {
+            Some(why) if compiled.entries().iter().any(Entry::allows_some) => Eligibility::Partly(why),
+            Some(why) => Eligibility::No(why),
+            None => Eligibility::Yes,
+        };
+        Self { name, rules, compiled, eligibility }
+    }
+
     /// Decides about a request. Linear in the number of rules and the length of its target.
     pub(crate) fn decide(&self, asked: &Asked<'_>) -> Decision<'_> {
         if let Some(rule) = self.opens_port() {

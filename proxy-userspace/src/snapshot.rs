@@ -11,7 +11,7 @@ mod slice;
 
 pub use builder::build;
 
-use crate::policy::EndpointPolicy;
+use crate::policy::{EndpointPolicy, Register};
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
     /// Pod addresses to `namespace/pod` (targetRef), the workload label in metrics and logs.
     pub workload_by_ip: HashMap<IpAddr, Arc<str>>,
+    /// Names of the rules in force, by the ids that the kernel half knows.
+    pub rule_names: HashMap<u32, Arc<str>>,
 }
 
 /// What [`build`] needs to know beside the objects.
@@ -44,6 +46,8 @@ pub struct BuildOptions {
     pub timeouts: Timeouts,
     /// This node's addresses, where node ports are reached; may be empty.
     pub node_addresses: Vec<IpAddr>,
+    /// Ids of policies, which stay the same from one reading to the next.
+    pub policies: Arc<Register>,
 }
 
 /// One port of one Service with its endpoints.

@@ -3,7 +3,7 @@
 
 use crate::{
     datapath::Steered,
-    policy::{Allows, EndpointPolicy, Pattern, Rule},
+    policy::{Allows, EndpointPolicy, Register, Rule},
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts},
 };
 use clap::Parser;
@@ -17,13 +17,14 @@ pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
 
 /// A policy `demo/p` with rules of method, path and host; an empty pattern is none.
 pub(crate) fn policy(rules: &[[&str; 3]]) -> Arc<EndpointPolicy> {
-    let pattern = |text: &str| (!text.is_empty()).then(|| Pattern::new(text).unwrap());
+    let register = Register::default();
+    let pattern = |text: &str| (!text.is_empty()).then(|| register.pattern(text).unwrap());
     let rule = |(n, [method, path, host]): (usize, &[&str; 3])| {
         let allows = Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host) };
-        Arc::new(Rule { name: format!("demo/p#ingress0.ports0.http{n}").into(), allows })
+        Arc::new(Rule::new(format!("demo/p#ingress0.ports0.http{n}").into(), allows, &register))
     };
     let rules = rules.iter().enumerate().map(rule).collect();
-    Arc::new(EndpointPolicy { name: "demo/p".into(), rules })
+    Arc::new(EndpointPolicy::new("demo/p".into(), rules, &register))
 }
 
 /// `default/web:8080` with the default timeouts.
@@ -59,6 +60,7 @@ pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot 
         by_endpoint,
         clusters: vec![cluster],
         workload_by_ip: HashMap::new(),
+        rule_names: HashMap::new(),
     }
 }
 

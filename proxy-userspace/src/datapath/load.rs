@@ -6,7 +6,6 @@ use super::{
     cgroups,
     events::{EventReader, KernelEvent},
     pairs::Pairs,
-    services,
     tables::Tables,
     workloads::Workloads,
 };
@@ -144,7 +143,8 @@ impl Datapath {
                 pairs,
                 sizes,
                 settings: Mutex::new(settings),
-                compiled: Mutex::new((services::Compiler::default(), services::Tables::default())),
+                compiled: Mutex::default(),
+                policies: Mutex::default(),
                 choices: arc_swap::ArcSwap::default(),
                 workloads,
                 wanted: options.acceleration,

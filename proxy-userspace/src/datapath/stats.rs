@@ -1,6 +1,6 @@
 //! What the kernel half is and does, for metrics and `weir status`.
 
-use super::{Datapath, Kernel, MAX_WORKLOADS, SelfTest, tables::Table};
+use super::{Datapath, Kernel, MAX_PATHS, MAX_WORKLOADS, SelfTest, tables::Table};
 use crate::{
     config::Acceleration,
     status::{Board, KernelStatus, KernelView, MapStatus, Mode, OpenFlows, ProgramStatus, SelfTest as Check},
@@ -97,6 +97,11 @@ impl Kernel {
             fill(&tables.workloads, MAX_WORKLOADS),
             fill(&tables.admitted, MAX_WORKLOADS),
         ];
+        maps.push(MapStatus {
+            name: "PATHS".to_owned(),
+            entries: self.policies.lock().nodes() as u64,
+            capacity: MAX_PATHS.into(),
+        });
         if let Some(pairs) = &self.pairs {
             maps.push(MapStatus {
                 name: "PAIRS".to_owned(),

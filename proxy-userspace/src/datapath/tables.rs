@@ -1,10 +1,13 @@
 //! Typed handles on the kernel half's maps. Every read and write of a map is here.
 
-use super::DatapathError;
+use super::{DatapathError, policies::Trie};
 use anyhow::{Context, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockHash},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockHash,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use parking_lot::Mutex;
 use proxy_common::{
@@ -13,6 +16,7 @@ use proxy_common::{
         counter,
     },
     flow::FlowKey,
+    policy::{HostKey, PathNode, TargetKey},
 };
 use std::{fmt::Debug, os::fd::AsFd};
 
@@ -81,6 +85,31 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
+/// A kernel LPM trie with its name for errors.
+pub(super) struct Prefixes<K: Pod, V: Pod> {
+    name: &'static str,
+    trie: Mutex<LpmTrie<MapData, K, V>>,
+}
+
+impl<K: Pod, V: Pod> Prefixes<K, V> {
+    fn take(ebpf: &mut Ebpf, name: &'static str) -> anyhow::Result<Self> {
+        let trie = LpmTrie::try_from(take(ebpf, name)?).with_context(|| format!("map {name}"))?;
+        Ok(Self { name, trie: Mutex::new(trie) })
+    }
+}
+
+impl<K: Pod, V: Pod> Trie<K, V> for Prefixes<K, V> {
+    fn insert(&self, bits: u32, key: &K, value: &V) -> Result<(), DatapathError> {
+        let written = self.trie.lock().insert(&Key::new(bits, *key), value, 0);
+        written.map_err(|source| DatapathError::Map { map: self.name, source })
+    }
+
+    fn remove(&self, bits: u32, key: &K) -> Result<(), DatapathError> {
+        let removed = absent_is_none(self.trie.lock().remove(&Key::new(bits, *key)));
+        removed.map(|_| ()).map_err(|source| DatapathError::Map { map: self.name, source })
+    }
+}
+
 fn absent_is_none<T>(outcome: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match outcome {
         Ok(value) => Ok(Some(value)),
@@ -105,6 +134,8 @@ pub(super) struct Tables {
     pub(super) upstreams: Table<u64, Upstream>,
     pub(super) states: Table<FlowKey, SocketState>,
     pub(super) paired: Table<FlowKey, u32>,
+    pub(super) paths: Prefixes<TargetKey, PathNode>,
+    pub(super) hosts: Prefixes<HostKey, u64>,
     pub(super) workloads: Table<u64, Workload>,
     pub(super) admitted: Table<u64, u32>,
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
@@ -124,6 +155,8 @@ impl Tables {
             upstreams: Table::take(ebpf, "UPSTREAMS")?,
             states: Table::take(ebpf, "STATES")?,
             paired: Table::take(ebpf, "PAIRED")?,
+            paths: Prefixes::take(ebpf, "PATHS")?,
+            hosts: Prefixes::take(ebpf, "HOSTS")?,
             workloads: Table::take(ebpf, "WORKLOADS")?,
             admitted: Table::take(ebpf, "ADMITTED")?,
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),

@@ -1,7 +1,8 @@
-//! One regular expression of a rule.
+//! One regular expression of a rule: what it matches, and its tree, by which the compiler reads it.
 
 use super::ere;
 use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::{ParserBuilder, hir::Hir};
 use std::fmt;
 
 /// Bytes that one expression may take when compiled.
@@ -15,12 +16,21 @@ const MAX_DEPTH: u32 = 64;
 pub(crate) struct Pattern {
     source: String,
     whole: Regex,
+    hir: Hir,
 }
 
 impl Pattern {
     /// Reads a POSIX extended regular expression; `Err` says what is wrong with it.
     pub(crate) fn new(source: &str) -> Result<Self, String> {
         let translated = ere::translate(source)?;
+        let hir = ParserBuilder::new()
+            .unicode(false)
+            .utf8(false)
+            .dot_matches_new_line(true)
+            .nest_limit(MAX_DEPTH)
+            .build()
+            .parse(&translated)
+            .map_err(|error| short(&error))?;
         let whole = RegexBuilder::new(&format!(r"\A(?:{translated})\z"))
             .unicode(false)
             .dot_matches_new_line(true)
@@ -29,12 +39,17 @@ impl Pattern {
             .dfa_size_limit(MAX_CACHE)
             .build()
             .map_err(|error| short(&error))?;
-        Ok(Self { source: source.to_owned(), whole })
+        Ok(Self { source: source.to_owned(), whole, hir })
     }
 
     /// Whether it matches all of `subject`. Time is linear in its length.
     pub(crate) fn matches(&self, subject: &[u8]) -> bool {
         self.whole.is_match(subject)
+    }
+
+    /// Its tree, not anchored.
+    pub(super) fn hir(&self) -> &Hir {
+        &self.hir
     }
 }
 

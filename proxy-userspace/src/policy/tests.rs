@@ -4,13 +4,14 @@ use super::*;
 use http::{HeaderValue, Method, Uri, Version};
 
 fn http(method: &str, path: &str, host: &str) -> Allows {
-    let pattern = |text: &str| (!text.is_empty()).then(|| Pattern::new(text).unwrap());
+    let pattern = |text: &str| (!text.is_empty()).then(|| Arc::new(Pattern::new(text).unwrap()));
     Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host) }
 }
 
 fn policy(rules: Vec<Allows>) -> EndpointPolicy {
-    let rule = |(n, allows)| Arc::new(Rule { name: format!("demo/p#{n}").into(), allows });
-    EndpointPolicy { name: "demo/p".into(), rules: rules.into_iter().enumerate().map(rule).collect() }
+    let register = Register::default();
+    let rule = |(n, allows)| Arc::new(Rule::new(format!("demo/p#{n}").into(), allows, &register));
+    EndpointPolicy::new("demo/p".into(), rules.into_iter().enumerate().map(rule).collect(), &register)
 }
 
 /// The name of the rule that allows it, `denied`, or why it is ambiguous.

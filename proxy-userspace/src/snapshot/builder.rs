@@ -29,9 +29,10 @@ type SlicesByService<'a> = HashMap<(&'a str, &'a str), Vec<Slice<'a>>>;
 /// (creationTimestamp, then namespace and name).
 #[must_use]
 pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Snapshot, Vec<Finding>) {
+    options.policies.sweep();
     let mut findings = Vec::new();
     let slices = slices_by_service(objects, &mut findings);
-    let mut policies = Policies::read(objects, &mut findings);
+    let mut policies = Policies::read(objects, &options.policies, &mut findings);
     let mut claims = Claims::default();
     let mut clusters = Vec::new();
     for source in distinct(&objects.services, &mut findings) {
@@ -51,6 +52,7 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     let mut snapshot = index(clusters.into_iter().map(Arc::new).collect(), options);
     snapshot.generation = generation;
+    snapshot.rule_names = policies.rule_names();
     snapshot.workload_by_ip = workloads(slices.values().flatten());
     findings.sort();
     (snapshot, findings)

@@ -6,7 +6,7 @@ use super::{
     policy::{self, PodPolicy},
 };
 use crate::{
-    policy::{Allows, EndpointPolicy, Rule},
+    policy::{Allows, EndpointPolicy, Register},
     source::{
         Objects, Sourced,
         finding::{Finding, Severity},
@@ -21,6 +21,7 @@ use std::{
 
 /// Policies of one reading, and the pods that they select.
 pub(super) struct Policies<'a> {
+    register: &'a Register,
     policies: Vec<PodPolicy<'a>>,
     by_name: HashMap<String, Selected>,
     by_ip: HashMap<IpAddr, String>,
@@ -38,12 +39,13 @@ struct Selected {
 
 impl<'a> Policies<'a> {
     /// Reads policies and pods.
-    pub(super) fn read(objects: &'a Objects, findings: &mut Vec<Finding>) -> Self {
+    pub(super) fn read(objects: &'a Objects, register: &'a Register, findings: &mut Vec<Finding>) -> Self {
         let policies: Vec<_> = distinct(&objects.policies, findings)
             .into_iter()
-            .filter_map(|source| policy::read(source, findings))
+            .filter_map(|source| policy::read(source, register, findings))
             .collect();
         let mut this = Self {
+            register,
             policies,
             by_name: HashMap::new(),
             by_ip: HashMap::new(),
@@ -95,7 +97,7 @@ impl<'a> Policies<'a> {
         let made = self.made.entry((key, port));
         made.or_insert_with_key(|(key, port)| {
             let selecting: Vec<_> = key.iter().filter_map(|index| policies.get(*index)).collect();
-            union(&selecting, *port)
+            union(&selecting, *port, self.register)
         })
         .clone()
     }
@@ -109,6 +111,12 @@ impl<'a> Policies<'a> {
             let name = self.by_ip.get(&ip)?;
             self.by_name.get(name)
         })
+    }
+
+    /// Names of all rules that hold somewhere, by id.
+    pub(super) fn rule_names(&self) -> HashMap<u32, Arc<str>> {
+        let rules = self.made.values().flatten().flat_map(|policy| &policy.rules);
+        rules.map(|rule| (rule.id, Arc::clone(&rule.name))).collect()
     }
 
     /// Says where policies do less than their author may think. Call after the last [`Self::of`].
@@ -155,16 +163,15 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// All rules for a port, those that open it first.
-fn union(policies: &[&PodPolicy<'_>], port: u16) -> Option<Arc<EndpointPolicy>> {
+/// All rules for a port.
+fn union(policies: &[&PodPolicy<'_>], port: u16, register: &Register) -> Option<Arc<EndpointPolicy>> {
     if policies.is_empty() {
         return None;
     }
-    let mut rules: Vec<Arc<Rule>> = policies.iter().flat_map(|policy| policy.rules(port)).cloned().collect();
-    rules.sort_by_key(|rule| rule.allows != Allows::Port);
+    let rules = policies.iter().flat_map(|policy| policy.rules(port)).cloned().collect();
     let names: Vec<_> =
         policies.iter().map(|policy| format!("{}/{}", policy.source.namespace, policy.source.name)).collect();
-    Some(Arc::new(EndpointPolicy { name: names.join(",").into(), rules }))
+    Some(Arc::new(EndpointPolicy::new(names.join(",").into(), rules, register)))
 }
 
 /// `status.podIPs`, or `status.podIP`.

@@ -3,7 +3,7 @@
 
 use super::selector::Selector;
 use crate::{
-    policy::{Allows, Pattern, Rule},
+    policy::{Allows, Register, Rule},
     source::{
         Sourced,
         cilium::{CiliumNetworkPolicy, HttpRule, PortProtocol, PortRule},
@@ -60,10 +60,11 @@ struct Fault(String, String, &'static str);
 /// Reads a policy; `None` where something is wrong with it.
 pub(super) fn read<'a>(
     source: &'a Sourced<CiliumNetworkPolicy>,
+    register: &Register,
     findings: &mut Vec<Finding>,
 ) -> Option<PodPolicy<'a>> {
     let mut faults = Vec::new();
-    let policy = check(source, &mut faults);
+    let policy = check(source, register, &mut faults);
     for Fault(path, text, fix) in &faults {
         let at = if path.is_empty() { String::new() } else { format!("spec.{path}: ") };
         let text = format!("{at}{text}: the policy is left out");
@@ -87,7 +88,11 @@ fn nearest_line(source: &Sourced<CiliumNetworkPolicy>, path: &str) -> u32 {
     }
 }
 
-fn check<'a>(source: &'a Sourced<CiliumNetworkPolicy>, faults: &mut Vec<Fault>) -> Option<PodPolicy<'a>> {
+fn check<'a>(
+    source: &'a Sourced<CiliumNetworkPolicy>,
+    register: &Register,
+    faults: &mut Vec<Fault>,
+) -> Option<PodPolicy<'a>> {
     let mut fault = |path: &str, text: String, fix| faults.push(Fault(path.to_owned(), text, fix));
     let Some(spec) = &source.object.spec else {
         fault("", "spec is missing".to_owned(), "");
@@ -120,14 +125,14 @@ fn check<'a>(source: &'a Sourced<CiliumNetworkPolicy>, faults: &mut Vec<Fault>) 
         }
         for (p, entry) in to_ports.iter().enumerate() {
             let name = format!("{}/{}#ingress{i}.ports{p}", source.namespace, source.name);
-            entries.push(port_entry(source, entry, &format!("{path}[{p}]"), &name, &mut fault));
+            entries.push(port_entry((source, register), entry, &format!("{path}[{p}]"), &name, &mut fault));
         }
     }
     Some(PodPolicy { source, selector, entries })
 }
 
 fn port_entry(
-    source: &Sourced<CiliumNetworkPolicy>,
+    (source, register): (&Sourced<CiliumNetworkPolicy>, &Register),
     entry: &PortRule,
     path: &str,
     name: &str,
@@ -144,7 +149,7 @@ fn port_entry(
         fault(&format!("{path}.ports"), "is missing or empty".to_owned(), "name the ports");
     }
     let rules = match &entry.rules {
-        None => vec![Arc::new(Rule { name: name.into(), allows: Allows::Port })],
+        None => vec![Arc::new(Rule::new(name.into(), Allows::Port, register))],
         Some(rules) => {
             let http = rules.http.as_deref().unwrap_or_default();
             if http.is_empty() {
@@ -152,8 +157,8 @@ fn port_entry(
                 fault(&format!("{path}.rules.http"), "is missing or empty".to_owned(), fix);
             }
             let rule = |(h, rule): (usize, &HttpRule)| {
-                let allows = http_rule(rule, &format!("{path}.rules.http[{h}]"), fault)?;
-                Some(Arc::new(Rule { name: format!("{name}.http{h}").into(), allows }))
+                let allows = http_rule(rule, register, &format!("{path}.rules.http[{h}]"), fault)?;
+                Some(Arc::new(Rule::new(format!("{name}.http{h}").into(), allows, register)))
             };
             http.iter().enumerate().filter_map(rule).collect()
         }
@@ -178,12 +183,13 @@ fn port(one: &PortProtocol) -> Result<u16, PortFault> {
 
 fn http_rule(
     rule: &HttpRule,
+    register: &Register,
     path: &str,
     fault: &mut impl FnMut(&str, String, &'static str),
 ) -> Option<Allows> {
     let mut pattern = |field: &str, text: &Option<String>| match text.as_deref() {
         None | Some("") => Some(None),
-        Some(text) => match Pattern::new(text) {
+        Some(text) => match register.pattern(text) {
             Ok(pattern) => Some(Some(pattern)),
             Err(why) => {
                 let text = format!("{} is not usable: {why}", quoted(text));

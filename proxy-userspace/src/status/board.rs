@@ -170,6 +170,7 @@ fn found_degraded(status: &Status) -> Vec<Degraded> {
 fn cure_of_full(map: &str) -> &'static str {
     match map {
         "SERVICES" | "ENDPOINTS" => "raise --max-services",
+        "PATHS" => "nothing breaks: policies beyond it are decided by the agent alone",
         "WORKLOADS" | "ADMITTED" => "nothing breaks: workloads beyond it stay on plain TCP",
         _ => "raise --max-flows",
     }
