@@ -303,8 +303,8 @@ pub fn request_head(
     })
 }
 
-/// What a scan from [`State::ANSWER`] found in `seen` bytes: `status` are the bytes at [`STATUS_AT`],
-/// `number` reads the digits of a span.
+/// What a scan from [`State::ANSWER`] found in `seen` bytes. `status` reads the bytes at [`STATUS_AT`],
+/// `number` the digits of a span.
 ///
 /// # Errors
 /// The reason why the head is the agent's.
@@ -314,14 +314,15 @@ pub fn answer_head(
     seen: u32,
     cells: &Cells,
     head_request: bool,
-    status: [u8; 3],
+    status: impl FnOnce() -> Option<[u8; 3]>,
     number: impl FnOnce(Span) -> Option<u64>,
 ) -> Result<AnswerHead, Unsure> {
     const NO_CONTENT: u32 = 204;
     const NOT_MODIFIED: u32 = 304;
     state.done(seen)?;
     cells.sane()?;
-    let status = status.iter().fold(0, |status, digit| status * 10 + u32::from(digit & 15));
+    let status =
+        status().ok_or(Unsure::Status)?.iter().fold(0, |status, digit| status * 10 + u32::from(digit & 15));
     let length = cells.content_length(number)?;
     let framing = match (status, length) {
         // RFC 9110 section 8.6 forbids it, and parsers differ.
@@ -363,7 +364,7 @@ pub fn scan_request(bytes: &[u8]) -> Result<RequestHead, Unsure> {
 /// The reason why the head is the agent's.
 pub fn scan_answer(bytes: &[u8], head_request: bool) -> Result<AnswerHead, Unsure> {
     let (state, seen, cells) = scan(bytes, State::ANSWER);
-    let status = bytes.get(STATUS_AT..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+    let status = || bytes.get(STATUS_AT..)?.first_chunk().copied();
     answer_head(state, seen, &cells, head_request, status, |digits| number(bytes, digits))
 }
 

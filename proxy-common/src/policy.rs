@@ -191,3 +191,83 @@ pub fn decide(node: Option<&PathNode>, method: u32, hosts: u64) -> Verdict {
     }
     if node.unsure != 0 { Verdict::Unsure } else { Verdict::Deny }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(unsure: u32, candidates: &[Candidate]) -> PathNode {
+        let mut node = PathNode { unsure, ..PathNode::default() };
+        for (slot, candidate) in node.candidates.iter_mut().zip(candidates) {
+            *slot = *candidate;
+            node.count += 1;
+        }
+        node
+    }
+
+    fn host_key(host: &str) -> (u32, HostKey) {
+        let (mut raw, mut key) = ([0; HOST_MAX], HostKey { host: [0xff; HOST_MAX] });
+        raw.iter_mut().zip(host.bytes()).for_each(|(slot, byte)| *slot = byte);
+        let len = host.len().try_into().unwrap_or(u32::MAX);
+        fill_host(&mut key, &raw, len);
+        (host_bits(len), key)
+    }
+
+    #[test]
+    fn a_host_is_written_backwards_in_lower_case_with_its_terminator() {
+        let (bits, key) = host_key("Web.Example_1");
+        assert_eq!(key.host.split_at(14).0, b"1_elpmaxe.bew\0");
+        assert_eq!(bits, 14 * 8);
+        assert_eq!(key.host.last(), Some(&0xff), "what is behind stays");
+    }
+
+    #[test]
+    fn the_shortest_and_the_longest_host_fit() {
+        assert_eq!(host_key("").1.host.first(), Some(&0));
+        let (bits, key) = host_key(&"a".repeat(HOST_MAX - 1));
+        assert_eq!(bits as usize, HOST_MAX * 8);
+        assert_eq!(key.host.split_last(), Some((&0, &[b'a'; HOST_MAX - 1][..])));
+    }
+
+    #[test]
+    fn the_bits_of_a_target_count_policy_and_terminator() {
+        assert_eq!(target_bits(1), 32 + 16);
+        assert_eq!(target_bits(123) as usize, size_of::<TargetKey>() * 8);
+    }
+
+    #[test]
+    fn a_target_without_a_node_is_unsure() {
+        assert_eq!(decide(None, method::GET, 0), Verdict::Unsure);
+    }
+
+    #[test]
+    fn any_candidate_allows_by_method_and_host() {
+        let reads = Candidate { methods: method::GET | method::HEAD, rule: 1, ..Candidate::default() };
+        let writes = Candidate { methods: method::PUT, hosts: 0b110, rule: 2 };
+        for (unsure, otherwise) in [(0, Verdict::Deny), (1, Verdict::Unsure)] {
+            let node = node(unsure, &[reads, writes]);
+            assert_eq!(decide(Some(&node), method::HEAD, 0), Verdict::Allow { rule: 1 });
+            assert_eq!(decide(Some(&node), method::PUT, 0b010), Verdict::Allow { rule: 2 });
+            assert_eq!(decide(Some(&node), method::PUT, 0b001), otherwise);
+            assert_eq!(decide(Some(&node), method::POST, u64::MAX), otherwise);
+        }
+    }
+
+    #[test]
+    fn candidates_beyond_the_count_do_not_count() {
+        let any = Candidate { methods: method::ALL, rule: 9, ..Candidate::default() };
+        let mut node = node(0, &[any; CANDIDATES]);
+        assert_eq!(decide(Some(&node), method::GET, 0), Verdict::Allow { rule: 9 });
+        node.count = 0;
+        assert_eq!(decide(Some(&node), method::GET, 0), Verdict::Deny);
+        node.count = u32::MAX;
+        assert_eq!(decide(Some(&node), method::GET, 0), Verdict::Allow { rule: 9 });
+    }
+
+    #[test]
+    fn a_node_asks_for_the_host_where_a_candidate_does() {
+        let any = Candidate { methods: method::ALL, ..Candidate::default() };
+        assert!(!node(0, &[any, any]).asks_for_host());
+        assert!(node(0, &[any, Candidate { hosts: 1 << 63, ..any }]).asks_for_host());
+    }
+}

@@ -7,7 +7,7 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock_addr, bpf_sock_ops, sk_msg_md},
-    helpers::bpf_probe_read_kernel,
+    helpers::{bpf_probe_read_kernel, generated::bpf_msg_pull_data},
 };
 use core::ptr::{read_volatile, write_volatile};
 use proxy_common::{
@@ -214,4 +214,18 @@ fn queue_is_empty<T>(sk: *mut T, settings: &Settings) -> Option<bool> {
 pub fn data(msg: *mut sk_msg_md) -> (usize, usize) {
     // SAFETY: both are pointer fields of this context.
     unsafe { ((*msg).__bindgen_anon_1.data as usize, (*msg).__bindgen_anon_2.data_end as usize) }
+}
+
+/// Makes the first `len` bytes of a message linear, or all that it has. Copied is what crosses the end of
+/// the kernel's buffer, one small message in some hundred, and what the sender can still change
+/// (sendfile, `MSG_ZEROCOPY`).
+#[allow(dead_code, reason = "called by the splice program, which comes next")]
+#[inline(always)]
+pub fn pull(msg: *mut sk_msg_md, len: usize) {
+    let (data, end) = self::data(msg);
+    let wanted = len.min(word!((*msg).size) as usize);
+    if end.saturating_sub(data) < wanted {
+        // SAFETY: the kernel's own context. What cannot be pulled stays out of sight.
+        unsafe { bpf_msg_pull_data(msg, 0, wanted as u32, 0) };
+    }
 }

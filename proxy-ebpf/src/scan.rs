@@ -1,6 +1,7 @@
 //! Reads the head that a message begins with: `proxy_common::head` over the message's own bytes.
 //!
-//! Only the linear part of a message can be seen; a head that is not all in it is incomplete.
+//! Only the linear part of a message can be seen: as much of it as the window holds is made linear. A head
+//! that is not all there is incomplete.
 
 use crate::{ctx, scratch::Scratch};
 use aya_ebpf::{bindings::sk_msg_md, helpers::generated::bpf_probe_read_kernel};
@@ -15,6 +16,9 @@ const BLOCK: usize = 8;
 const _: () = assert!(WINDOW.is_multiple_of(BLOCK));
 
 /// The request that a message begins with.
+///
+/// Ask before the program's ways part: the verifier follows the scan (50 000 instructions) once for each
+/// way by which it gets here, as with [`answer`].
 #[inline(always)]
 pub fn request(msg: *mut sk_msg_md) -> Result<RequestHead, Unsure> {
     Scratch::with(|scratch| {
@@ -29,7 +33,7 @@ pub fn request(msg: *mut sk_msg_md) -> Result<RequestHead, Unsure> {
 pub fn answer(msg: *mut sk_msg_md, head_request: bool) -> Result<AnswerHead, Unsure> {
     Scratch::with(|scratch| {
         let (state, seen) = run(msg, State::ANSWER, scratch);
-        let status = status(msg).ok_or(Unsure::Incomplete)?;
+        let status = || status(msg);
         answer_head(state, seen, &scratch.cells, head_request, status, |span| {
             number(&mut scratch.digits, msg, span)
         })
@@ -40,6 +44,7 @@ pub fn answer(msg: *mut sk_msg_md, head_request: bool) -> Result<AnswerHead, Uns
 /// Scans from the message's first byte; the state and how many bytes there were to look at.
 #[inline(always)]
 fn run(msg: *mut sk_msg_md, start: State, scratch: &mut Scratch) -> (State, u32) {
+    ctx::pull(msg, WINDOW);
     scratch.clear_cells();
     let mut state = State::from_bits(blocks(msg, start.bits(), scratch));
     if !state.is_final() {

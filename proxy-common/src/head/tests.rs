@@ -1,5 +1,14 @@
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-use super::*;
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use super::{table::*, *};
+
+fn answer(head: &str) -> Result<AnswerHead, Unsure> {
+    scan_answer(head.replace('~', "\r\n").as_bytes(), false)
+}
+
+/// An answer with this line.
+fn with_line(line: &str) -> Result<AnswerHead, Unsure> {
+    answer(&format!("HTTP/1.1 200 OK~Content-Length: 1~{line}~~"))
+}
 
 #[test]
 fn a_plain_request_is_read_whole() {
@@ -14,7 +23,97 @@ fn a_plain_request_is_read_whole() {
 
 #[test]
 fn a_plain_answer_is_read_whole() {
-    let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n";
-    let head = scan_answer(bytes, false).unwrap();
-    assert_eq!(head, AnswerHead { framing: Framing::Length(12), status: 200, head_len: 39 });
+    let found = answer("HTTP/1.1 200 OK~Content-Length: 12~~HTTP/1.1 404 Not~~");
+    assert_eq!(found, Ok(AnswerHead { framing: Framing::Length(12), status: 200, head_len: 39 }));
+}
+
+#[test]
+fn answers_without_a_body_are_framed_without_one() {
+    let framing =
+        |head: &str, to_head| scan_answer(head.replace('~', "\r\n").as_bytes(), to_head).map(|it| it.framing);
+    assert_eq!(framing("HTTP/1.1 204 No Content~~", false), Ok(Framing::NoBody));
+    assert_eq!(framing("HTTP/1.1 304 Not Modified~Content-Length: 9~~", false), Ok(Framing::NoBody));
+    assert_eq!(framing("HTTP/1.1 200 OK~Content-Length: 9~~", true), Ok(Framing::NoBody));
+    assert_eq!(framing("HTTP/1.1 200 OK~~", true), Ok(Framing::NoBody));
+    assert_eq!(framing("HTTP/1.1 204 No Content~Content-Length: 0~~", false), Err(Unsure::ContentLength));
+}
+
+#[test]
+fn an_answer_of_unknown_length_is_unsure() {
+    assert_eq!(answer("HTTP/1.1 200 OK~~"), Err(Unsure::ContentLength));
+    assert_eq!(with_line("Content-Length: 1"), Err(Unsure::ContentLength));
+    assert_eq!(with_line("Transfer-Encoding: chunked"), Err(Unsure::TransferEncoding));
+}
+
+#[test]
+fn an_answer_that_ends_or_changes_the_connection_is_unsure() {
+    assert_eq!(with_line("Connection: close"), Err(Unsure::Connection));
+    assert_eq!(with_line("Upgrade: websocket"), Err(Unsure::Upgrade));
+    assert_eq!(with_line("Trailer: x"), Err(Unsure::HopByHop));
+    assert!(with_line("Connection: keep-alive~Keep-Alive: timeout=5").is_ok());
+}
+
+#[test]
+fn informational_and_unknown_statuses_are_unsure() {
+    for status in [
+        "100 Continue",
+        "101 Switching",
+        "103 Early",
+        "600 x",
+        "099 x",
+        "20 x",
+        "2000 x",
+        "200",
+        "2x0 x",
+        " 200 x",
+    ] {
+        let found = answer(&format!("HTTP/1.1 {status}~Content-Length: 0~~"));
+        assert_eq!(found, Err(Unsure::Status), "{status}");
+    }
+    for status in ["200 ", "299 a b", "302 Found", "599 \u{e9}"] {
+        let found =
+            answer(&format!("HTTP/1.1 {status}~Content-Length: 0~~")).map(|head| head.status.to_string());
+        assert_eq!(found.as_deref(), Ok(&status[..3]));
+    }
+}
+
+#[test]
+fn other_versions_and_line_ends_of_answers_are_unsure() {
+    for head in
+        ["HTTP/1.0 200 OK~Content-Length: 0~~", "HTTP/2 200 OK~~", "ICY 200 OK~~", "~HTTP/1.1 200 OK~~"]
+    {
+        assert_eq!(answer(head), Err(Unsure::Version), "{head}");
+    }
+    let heads = [
+        "HTTP/1.1 200 OK\nContent-Length: 0~~",
+        "HTTP/1.1 200 OK~Content-Length: 0\n~",
+        "HTTP/1.1 200 O\rK~~",
+    ];
+    for head in heads {
+        assert_eq!(answer(head), Err(Unsure::LineEnd), "{head}");
+    }
+}
+
+#[test]
+fn final_states_stay_final_and_note_nothing() {
+    for state in 0..FIRST_LIVE {
+        let final_state = State(u32::from(state) << CLASS_BITS);
+        assert!(final_state.is_final());
+        for byte in 0..=u8::MAX {
+            let mut cells = Cells::default();
+            assert_eq!(step(final_state, byte, 7, &mut cells), final_state);
+            assert!((1..16).all(|action| cells.count(action) == 0));
+        }
+    }
+}
+
+#[test]
+fn every_state_names_states_and_actions_that_exist() {
+    for entry in TABLE.iter().skip(usize::from(FIRST_LIVE) << CLASS_BITS) {
+        assert!(entry >> ACTION_SHIFT <= action::END);
+        let state = (entry & ROW_MASK) >> CLASS_BITS;
+        let known = state <= Unsure::Status as u32 || state >= u32::from(FIRST_LIVE);
+        assert!(known, "{state} is no reason");
+        assert_eq!(entry & ((1 << CLASS_BITS) - 1), 0);
+    }
 }
