@@ -76,11 +76,16 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     addrs.iter().for_each(|addr| board.listening(*addr));
 
-    let watch = Watch::open(&config.config, build_options(config, &addrs), Arc::clone(board))?;
+    let mut watch = Watch::open(&config.config, build_options(config, &addrs), Arc::clone(board))?;
     let datapath = load(config, board, addrs, &observer)?;
     let snapshot = watch.snapshot();
     let applied = Applied { datapath: datapath.clone(), board: Arc::clone(board) };
+    datapath.supersede(&snapshot.load());
     datapath.apply(&snapshot.load()).context("write the configuration into the kernel's tables")?;
+    watch.announce_to({
+        let datapath = datapath.clone();
+        move |snapshot| datapath.supersede(snapshot)
+    });
     let mut generations = watch.generations();
     generations.mark_unchanged();
     let _watching = watch.spawn().context("watch the configuration directory")?;
@@ -97,7 +102,7 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     tokio::spawn(Arc::clone(&relay).sweep());
     tokio::spawn({
         let relay = Arc::clone(&relay);
-        async move { relay.overdue.look_through().await }
+        async move { relay.watched.look_through().await }
     });
     tokio::spawn(sweep_workloads(datapath.clone()));
     tokio::spawn(async move {

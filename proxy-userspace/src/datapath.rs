@@ -107,7 +107,7 @@ struct Kernel {
     ebpf: Mutex<aya::Ebpf>,
     tables: tables::Tables,
     /// `None` where the splice lane is off.
-    pairs: Option<pairs::Pairs>,
+    pairs: Option<Arc<pairs::Pairs>>,
     sizes: Sizes,
     settings: Mutex<Settings>,
     compiled: Mutex<(services::Compiler, services::Tables)>,
@@ -229,6 +229,22 @@ impl Datapath {
         }
     }
 
+    /// Call before a snapshot is in force: from here on the kernel half carries nothing by an older one.
+    /// What pairs carry must be armed anew, by the snapshot in force then.
+    pub fn supersede(&self, snapshot: &Snapshot) {
+        let Some(kernel) = &self.kernel else { return };
+        // What does not fit is tried again, and told, when the snapshot is applied.
+        let published = kernel.policies.lock().publish(snapshot, &kernel.tables.paths, &kernel.tables.hosts);
+        if let Err(error) = published {
+            tracing::debug!(%error, "policies for the kernel half");
+        }
+        let mut settings = kernel.settings.lock();
+        settings.generation = kernel_generation(snapshot.generation);
+        if let Err(error) = kernel.tables.write_settings(&settings) {
+            tracing::error!(%error, "the splice lane keeps to a configuration that is not in force any more");
+        }
+    }
+
     /// Writes a snapshot into the kernel's service tables: only what changed.
     pub fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
         self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.apply(snapshot))
@@ -270,10 +286,6 @@ impl Kernel {
         self.choices.store(Arc::new(choices));
         let mut policies = self.policies.lock();
         let published = policies.publish(snapshot, &self.tables.paths, &self.tables.hosts);
-        let mut settings = self.settings.lock();
-        settings.generation = kernel_generation(snapshot.generation);
-        self.tables.write_settings(&settings)?;
-        drop(settings);
 
         let mut compiled = self.compiled.lock();
         let new = compiled.0.compile(snapshot);

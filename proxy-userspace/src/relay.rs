@@ -34,7 +34,7 @@ pub struct Relay {
     pub(crate) unknown_workload: Arc<str>,
     pub(crate) drain: Drain,
     /// Connections that have a pair.
-    pub(crate) overdue: Watched,
+    pub(crate) watched: Watched,
     /// Every record, in the order of its end.
     #[cfg(test)]
     pub(crate) records: parking_lot::Mutex<Vec<crate::flow::RequestRecord>>,
@@ -91,7 +91,7 @@ impl Relay {
             connector,
             unknown_workload: Arc::from("unknown"),
             drain: Drain::default(),
-            overdue: Watched::default(),
+            watched: Watched::default(),
             #[cfg(test)]
             records: Default::default(),
         }))

@@ -10,30 +10,31 @@
 //!
 //! Fails to relay: whatever is missing for a pair, the connection is relayed.
 
-mod overdue;
+mod alarm;
 mod position;
 
-pub(crate) use overdue::Watched;
+pub(crate) use alarm::Watched;
 
 use crate::{
     datapath::{Slot, Terms, UpstreamLane, kernel_generation},
     downstream::{Downstream, Phase},
     flow::Reason,
+    policy::Eligibility,
     route::{Route, route},
     snapshot::Endpoint,
     upstream::Upstream,
     wire,
 };
+use alarm::{Alarm, Carried, Ring};
 use bytes::{Bytes, BytesMut};
-use overdue::{Carried, Overdue};
 use parking_lot::Mutex;
 use position::Position;
-use proxy_common::pair;
+use proxy_common::{pair, policy::POLICY_NONE};
 use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -50,7 +51,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// only; atomics because that task moves between threads.
 #[derive(Default)]
 pub(crate) struct Splice {
-    slot: OnceLock<Slot>,
+    slot: Mutex<Option<Slot>>,
     /// The endpoint's connection, while no request of the relay uses it.
     upstream: Mutex<Option<Box<Upstream>>>,
     armed: AtomicBool,
@@ -60,7 +61,7 @@ pub(crate) struct Splice {
     written: AtomicBool,
     position: Position,
     resumed: Mutex<Option<Resumed>>,
-    overdue: Arc<Overdue>,
+    alarm: Arc<Alarm>,
 }
 
 /// A request that the kernel half began and the agent goes on with.
@@ -122,7 +123,7 @@ impl Splice {
 
     /// An exchange is under way that hyper does not know of.
     pub(crate) fn is_busy(&self) -> bool {
-        self.is_armed() && self.slot.get().is_some_and(|slot| pair::is_busy(slot.word()))
+        self.is_armed() && self.slot.lock().as_ref().is_some_and(|slot| pair::is_busy(slot.word()))
     }
 
     /// Takes the pair back, so that the client's bytes are the agent's to read. False while an exchange is
@@ -131,7 +132,7 @@ impl Splice {
         if !self.is_armed() {
             return true;
         }
-        let taken = self.slot.get().is_none_or(Slot::take);
+        let taken = self.slot.lock().as_ref().is_none_or(Slot::take);
         self.armed.store(!taken, Relaxed);
         self.waits.store(!taken, Relaxed);
         taken
@@ -194,23 +195,27 @@ impl Splice {
         let upstream = self.upstream.lock();
         let Some(upstream) = upstream.as_ref() else { return };
         let Some(seen) = self.position.between_requests() else { return };
-        let Some(slot) = self.slot(downstream) else { return };
         let Some(terms) = self.terms(downstream, upstream) else { return };
         let Some(own) = upstream.own_key() else { return };
+        let mut slot = self.slot.lock();
+        if slot.is_none() {
+            *slot = self.slot_of(downstream);
+        }
+        let Some(slot) = slot.as_ref() else { return };
         match slot.join(downstream.client_key(), own.reversed()) {
             Ok(()) => self.armed.store(slot.arm(seen, terms), Relaxed),
             Err(error) => tracing::warn!(%error, client = %downstream.client.0, "pair"),
         }
     }
 
-    fn slot(&self, downstream: &Arc<Downstream>) -> Option<&Slot> {
-        if self.slot.get().is_none() {
-            let slot = downstream.relay.datapath.pair()?;
-            downstream.relay.overdue.watch(slot.index(), downstream, Arc::clone(&self.overdue));
-            // Only this task sets it.
-            let _ = self.slot.set(slot);
-        }
-        self.slot.get()
+    fn slot_of(&self, downstream: &Arc<Downstream>) -> Option<Slot> {
+        let watched = &downstream.relay.watched;
+        let Some(slot) = downstream.relay.datapath.pair() else {
+            watched.want_one();
+            return None;
+        };
+        watched.watch(slot.index(), downstream, Arc::clone(&self.alarm));
+        Some(slot)
     }
 
     /// What the kernel half may carry now; `None` where that is nothing.
@@ -219,26 +224,29 @@ impl Splice {
         let route = route(&snapshot, downstream.orig_dst)?;
         let mut usable = route.cluster.usable_endpoints(route.family);
         let endpoint = usable.find(|one| one.addr == upstream.key.endpoint)?;
-        if endpoint.policy.is_some() {
-            return None;
-        }
-        self.overdue.limit(route.cluster.timeouts);
+        let policy = match endpoint.policy.as_deref() {
+            None => POLICY_NONE,
+            Some(policy) if matches!(policy.eligibility, Eligibility::No(_)) => return None,
+            Some(policy) => policy.compiled.id,
+        };
+        self.alarm.limit(route.cluster.timeouts);
         let generation = kernel_generation(snapshot.generation);
-        Some(Terms { generation, policy: proxy_common::policy::POLICY_NONE, series: 0 })
+        Some(Terms { generation, policy, series: 0 })
     }
 
     /// Ready when something happened that the connection's task must see to.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Turn> {
+    fn poll(&self, cx: &mut Context<'_>, downstream: &Downstream) -> Poll<Turn> {
         if !self.is_armed() {
             return Poll::Pending;
         }
-        let Some(slot) = self.slot.get() else { return Poll::Pending };
-        if let Some(reason) = self.overdue.poll(cx) {
-            return self.late(slot, reason);
+        match self.alarm.poll(cx) {
+            Some(Ring::Late(reason)) => return self.late(reason),
+            Some(Ring::Unwanted) => self.release(downstream),
+            None => {}
         }
         let disturbed = self.upstream.lock().as_ref().is_some_and(|one| one.poll_disturbed(cx).is_ready());
         if disturbed {
-            return self.disturbed(slot);
+            return self.disturbed();
         }
         if self.waits.load(Relaxed) && self.take_back() {
             return Poll::Ready(Turn::Again);
@@ -247,12 +255,13 @@ impl Splice {
     }
 
     /// The endpoint sent something to the agent, or its connection has ended.
-    fn disturbed(&self, slot: &Slot) -> Poll<Turn> {
-        if slot.turn() && slot.resume() {
+    fn disturbed(&self) -> Poll<Turn> {
+        let turned = self.slot.lock().as_ref().is_some_and(|slot| slot.turn() && slot.resume());
+        if turned {
             if let Some(upstream) = self.upstream.lock().as_mut() {
                 upstream.owes_answer = true;
             }
-            self.resume(slot, Task::ReadAnswer);
+            self.resume(Task::ReadAnswer);
             return Poll::Ready(Turn::Again);
         }
         if self.take_back() {
@@ -265,31 +274,49 @@ impl Splice {
     }
 
     /// The exchange has taken too long.
-    fn late(&self, slot: &Slot, reason: Reason) -> Poll<Turn> {
-        let body_open = slot.word() & pair::REQUEST_OPEN != 0;
-        if slot.give_up() {
-            self.part();
-            *self.upstream.lock() = None;
-            let reason = if body_open { Reason::RequestBodyIdle } else { reason };
-            self.resume(slot, Task::Refuse(reason));
-            return Poll::Ready(Turn::Again);
-        }
-        // It was answered just in time, or only in part.
-        if self.is_busy() { Poll::Ready(Turn::Cut) } else { Poll::Pending }
+    fn late(&self, reason: Reason) -> Poll<Turn> {
+        let gave_up = self.slot.lock().as_ref().and_then(|slot| {
+            let body_open = slot.word() & pair::REQUEST_OPEN != 0;
+            slot.give_up().then_some(body_open)
+        });
+        let Some(body_open) = gave_up else {
+            // It was answered just in time, or only in part.
+            return if self.is_busy() { Poll::Ready(Turn::Cut) } else { Poll::Pending };
+        };
+        self.part();
+        *self.upstream.lock() = None;
+        self.resume(Task::Refuse(if body_open { Reason::RequestBodyIdle } else { reason }));
+        Poll::Ready(Turn::Again)
     }
 
-    fn resume(&self, slot: &Slot, task: Task) {
+    fn resume(&self, task: Task) {
+        let slot = self.slot.lock();
+        let Some(slot) = slot.as_ref() else { return };
         let (head, whole) = slot.request();
         // hyper wants to read the whole request; the endpoint has it, or nobody needs it.
         let mut request = BytesMut::from(head);
-        if task == Task::ReadAnswer || slot.word() & pair::REQUEST_OPEN == 0 {
+        if !matches!(task, Task::Refuse(Reason::RequestBodyIdle)) {
             request.resize(whole as usize, 0);
         }
-        let began = started(slot);
+        let began = instant(slot.times().0);
         self.armed.store(false, Relaxed);
         self.waits.store(false, Relaxed);
         *self.resumed.lock() = Some(Resumed { began, task });
         self.position.inject(request.freeze());
+    }
+
+    /// Gives the pair up for a connection that has more use for it.
+    fn release(&self, downstream: &Downstream) {
+        if !self.take_back() {
+            return;
+        }
+        let upstream = self.upstream.lock().take();
+        if let Some(slot) = self.slot.lock().take() {
+            downstream.relay.watched.forget(slot.index());
+        }
+        if let Some(upstream) = upstream {
+            upstream.give_back(&downstream.relay);
+        }
     }
 
     /// The request that the agent goes on with, for hyper to read.
@@ -298,7 +325,7 @@ impl Splice {
     }
 
     fn part(&self) {
-        if let Some(slot) = self.slot.get() {
+        if let Some(slot) = self.slot.lock().as_ref() {
             slot.part();
         }
     }
@@ -306,26 +333,22 @@ impl Splice {
     /// The client's connection ends: its endpoint connection is free for others, unless an exchange is
     /// under way on it.
     pub(crate) fn leave(&self, downstream: &Downstream) {
-        let idle = self.take_back();
-        let upstream = self.upstream.lock().take();
-        if let Some(slot) = self.slot.get() {
-            downstream.relay.overdue.forget(slot.index());
-            if idle {
-                slot.part();
-            }
+        if self.take_back() {
+            return self.release(downstream);
         }
-        if let Some(upstream) = upstream.filter(|_| idle) {
-            upstream.give_back(&downstream.relay);
+        if let Some(slot) = self.slot.lock().take() {
+            downstream.relay.watched.forget(slot.index());
         }
     }
 
     /// What the kernel half carries now.
     fn carried(&self) -> Carried {
-        let Some(slot) = self.slot.get() else { return Carried::Nothing };
+        let slot = self.slot.lock();
+        let Some(slot) = slot.as_ref() else { return Carried::Nothing };
         let word = slot.word();
-        let (started, _) = slot.times();
+        let (started, moved) = slot.times();
         match (word & pair::KERNEL != 0 && pair::is_busy(word), word & pair::ANSWER_DUE != 0) {
-            (false, _) => Carried::Nothing,
+            (false, _) => Carried::Idle(started.max(moved)),
             (true, true) => Carried::Unanswered(started),
             (true, false) => Carried::Answered(started),
         }
@@ -333,22 +356,20 @@ impl Splice {
 
     /// Since when nothing was asked for, by what the kernel half saw; `None` where it saw nothing.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        let slot = self.slot.get().filter(|_| self.is_armed())?;
-        if self.is_busy() {
-            return Some(Instant::now());
+        if !self.is_armed() {
+            return None;
         }
-        let (_, moved) = slot.times();
-        (moved != 0).then(|| instant(moved))
+        match self.carried() {
+            Carried::Nothing | Carried::Idle(0) => None,
+            Carried::Idle(since) => Some(instant(since)),
+            Carried::Unanswered(_) | Carried::Answered(_) => Some(Instant::now()),
+        }
     }
-}
-
-fn started(slot: &Slot) -> Instant {
-    instant(slot.times().0)
 }
 
 /// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.
 fn instant(ns: u64) -> Instant {
-    let ago = overdue::now_ns().saturating_sub(ns);
+    let ago = alarm::now_ns().saturating_sub(ns);
     let now = Instant::now();
     now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
 }
@@ -360,7 +381,7 @@ pub(crate) async fn turn(downstream: &Downstream) -> Turn {
     let mut pausing = false;
     let turn = std::future::poll_fn(|cx| {
         loop {
-            if let Poll::Ready(turn) = splice.poll(cx) {
+            if let Poll::Ready(turn) = splice.poll(cx, downstream) {
                 return Poll::Ready(turn);
             }
             if !splice.waits.load(Relaxed) {

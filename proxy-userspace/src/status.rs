@@ -97,6 +97,8 @@ pub struct KernelStatus {
     pub workloads: WorkloadCounts,
     /// Connections that the kernel half follows.
     pub open_flows: OpenFlows,
+    /// The splice lane; absent where it is off.
+    pub pairs: Option<PairCounts>,
 }
 
 impl KernelStatus {
@@ -160,6 +162,17 @@ pub struct OpenFlows {
     pub downstream: u64,
     /// Agent to endpoint.
     pub upstream: u64,
+}
+
+/// Connections of the splice lane.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PairCounts {
+    /// The kernel half may carry what comes next on them.
+    pub armed: u64,
+    /// They have a pair, armed or not.
+    pub joined: u64,
+    /// How many may have one.
+    pub capacity: u64,
 }
 
 /// The configuration in force and the fate of the latest one.

@@ -124,7 +124,7 @@ impl Datapath {
         }
         let splices =
             settings.acceleration != ACCELERATION_OFF && settings.agent_only == 0 && sizes.pairs > 0;
-        let pairs = splices.then(|| Pairs::map(array.fd(), sizes.pairs)).transpose()?;
+        let pairs = splices.then(|| Pairs::map(array.fd(), sizes.pairs).map(Arc::new)).transpose()?;
         settings.splice = u32::from(splices);
         tables.write_settings(&settings)?;
         tables.reset_counters().context("map COUNTERS")?;

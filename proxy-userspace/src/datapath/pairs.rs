@@ -2,6 +2,7 @@
 //! system call. See `proxy_common::pair` for the transitions.
 
 use super::{DatapathError, Kernel};
+use crate::status::PairCounts;
 use anyhow::Context as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -54,9 +55,28 @@ impl Pairs {
         Ok(Self { first, count, free })
     }
 
-    /// Pairs that belong to a connection now.
-    pub(super) fn used(&self) -> u32 {
-        self.count.saturating_sub(u32::try_from(self.free.lock().len()).unwrap_or(u32::MAX))
+    /// How many there are of each kind, now.
+    pub(super) fn counts(&self) -> PairCounts {
+        let free = u32::try_from(self.free.lock().len()).unwrap_or(u32::MAX);
+        let armed = (0..self.count).filter(|index| self.word(*index).load(SeqCst) & pair::KERNEL != 0);
+        PairCounts {
+            armed: armed.count() as u64,
+            joined: self.count.saturating_sub(free).into(),
+            capacity: self.count.into(),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn pair(&self, index: u32) -> *mut Pair {
+        // SAFETY: indices are below `count`, and the mapping is that long.
+        unsafe { self.first.as_ptr().add(index as usize) }
+    }
+
+    #[expect(unsafe_code, reason = "shared memory")]
+    fn word(&self, index: u32) -> &AtomicU64 {
+        // SAFETY: the word is aligned (first of a structure of multiples of eight bytes), lives as long
+        // as this, and both halves change it atomically only.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.pair(index)).word) }
     }
 
     fn allocate(&self) -> Option<u32> {
@@ -89,6 +109,7 @@ pub(crate) struct Terms {
 /// One connection's entry; free again when dropped.
 pub(crate) struct Slot {
     kernel: Arc<Kernel>,
+    pairs: Arc<Pairs>,
     index: u32,
     ends: Mutex<Option<(FlowKey, FlowKey)>>,
 }
@@ -96,8 +117,9 @@ pub(crate) struct Slot {
 impl Slot {
     /// `None` where every entry is in use.
     pub(super) fn new(kernel: &Arc<Kernel>) -> Option<Self> {
-        let index = kernel.pairs.as_ref()?.allocate()?;
-        Some(Self { kernel: Arc::clone(kernel), index, ends: Mutex::new(None) })
+        let pairs = Arc::clone(kernel.pairs.as_ref()?);
+        let index = pairs.allocate()?;
+        Some(Self { kernel: Arc::clone(kernel), pairs, index, ends: Mutex::new(None) })
     }
 
     /// Which entry it is.
@@ -174,7 +196,7 @@ impl Slot {
 
     /// The state word.
     pub(crate) fn word(&self) -> u64 {
-        self.atomic().load(SeqCst)
+        self.pairs.word(self.index).load(SeqCst)
     }
 
     /// When the exchange under way, or the last one, began and moved last, `CLOCK_MONOTONIC`
@@ -184,34 +206,20 @@ impl Slot {
     }
 
     fn change(&self, transition: impl Fn(u64) -> Option<u64>) -> bool {
-        self.atomic().try_update(SeqCst, SeqCst, transition).is_ok()
-    }
-
-    #[expect(unsafe_code, reason = "shared memory")]
-    fn atomic(&self) -> &AtomicU64 {
-        // SAFETY: the word is aligned (first of a structure of multiples of eight bytes), lives as long
-        // as the kernel half that this holds, and both halves change it atomically only.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.pair()).word) }
+        self.pairs.word(self.index).try_update(SeqCst, SeqCst, transition).is_ok()
     }
 
     #[expect(unsafe_code, reason = "shared memory")]
     fn read<T: Copy>(&self, field: impl Fn(&Pair) -> *const T) -> T {
         // SAFETY: a field of a live entry, aligned as the structure is; the kernel half writes whole
         // words.
-        unsafe { field(&*self.pair()).read_volatile() }
+        unsafe { field(&*self.pairs.pair(self.index)).read_volatile() }
     }
 
     #[expect(unsafe_code, reason = "shared memory")]
     fn write<T: Copy>(&self, field: impl Fn(&mut Pair) -> *mut T, value: T) {
         // SAFETY: as in `read`; the agent owns the pair, so nobody else writes.
-        unsafe { field(&mut *self.pair()).write_volatile(value) }
-    }
-
-    #[expect(unsafe_code, reason = "shared memory")]
-    fn pair(&self) -> *mut Pair {
-        let first = self.kernel.pairs.as_ref().map_or(ptr::null_mut(), |pairs| pairs.first.as_ptr());
-        // SAFETY: the index came from the same array.
-        unsafe { first.add(self.index as usize) }
+        unsafe { field(&mut *self.pairs.pair(self.index)).write_volatile(value) }
     }
 }
 
@@ -219,8 +227,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.change(|word| Some(pair::freed(word)));
         self.part();
-        if let Some(pairs) = &self.kernel.pairs {
-            pairs.free.lock().push_back((self.index, Instant::now()));
-        }
+        self.pairs.free.lock().push_back((self.index, Instant::now()));
     }
 }

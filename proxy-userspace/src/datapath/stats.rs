@@ -65,6 +65,7 @@ impl KernelView for Kernel {
             counters: KernelStatus::named_counters(&values),
             workloads: self.workloads.counts(),
             open_flows: self.open_flows(),
+            pairs: self.pairs.as_ref().map(|pairs| pairs.counts()),
         })
     }
 }
@@ -87,7 +88,7 @@ impl Kernel {
 
     fn maps(&self) -> Vec<MapStatus> {
         let (tables, sizes) = (&self.tables, &self.sizes);
-        let mut maps = vec![
+        vec![
             fill(&tables.services, sizes.services),
             fill(&tables.endpoints, sizes.services),
             fill(&tables.orig_dst, sizes.flows),
@@ -96,20 +97,12 @@ impl Kernel {
             fill(&tables.states, sizes.sockets),
             fill(&tables.workloads, MAX_WORKLOADS),
             fill(&tables.admitted, MAX_WORKLOADS),
-        ];
-        maps.push(MapStatus {
-            name: "PATHS".to_owned(),
-            entries: self.policies.lock().nodes() as u64,
-            capacity: MAX_PATHS.into(),
-        });
-        if let Some(pairs) = &self.pairs {
-            maps.push(MapStatus {
-                name: "PAIRS".to_owned(),
-                entries: pairs.used().into(),
-                capacity: sizes.pairs.into(),
-            });
-        }
-        maps
+            MapStatus {
+                name: "PATHS".to_owned(),
+                entries: self.policies.lock().nodes() as u64,
+                capacity: MAX_PATHS.into(),
+            },
+        ]
     }
 
     fn open_flows(&self) -> OpenFlows {

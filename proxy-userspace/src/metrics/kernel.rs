@@ -91,7 +91,13 @@ fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result 
     gauges(encoder, "weir_workloads", "Workloads by acceleration state", workloads.into_iter())?;
     let open = [("downstream", status.open_flows.downstream), ("upstream", status.open_flows.upstream)];
     let open = open.map(|(hop, count)| ([("hop", hop)], count));
-    gauges(encoder, "weir_tcp_open_flows", "Connections that the kernel half follows", open.into_iter())
+    gauges(encoder, "weir_tcp_open_flows", "Connections that the kernel half follows", open.into_iter())?;
+    let Some(pairs) = status.pairs else { return Ok(()) };
+    let states = [("armed", pairs.armed), ("joined", pairs.joined)].map(|(state, n)| ([("state", state)], n));
+    gauges(encoder, "weir_splice_pairs", "Connections of the splice lane, by state", states.into_iter())?;
+    let help = "Connections that the splice lane has room for";
+    let capacity = ConstGauge::new(i64::try_from(pairs.capacity).unwrap_or(i64::MAX));
+    capacity.encode(encoder.encode_descriptor("weir_splice_pairs_capacity", help, None, MetricType::Gauge)?)
 }
 
 fn programs(status: &KernelStatus, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -1,6 +1,6 @@
 //! A status for people.
 
-use crate::status::{Degraded, EndpointStatus, KernelStatus, Readiness, Status};
+use crate::status::{Degraded, EndpointStatus, KernelStatus, PairCounts, Readiness, Status};
 use comfy_table::{Table, presets};
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ fn facts(status: &Status) -> String {
                 counts.accelerated, counts.probation, counts.barred
             ),
         ));
+        if let Some(pairs) = kernel.pairs {
+            let PairCounts { armed, joined, capacity } = pairs;
+            facts.push(("splice pairs", format!("{armed} armed, {joined} of {capacity} in use")));
+        }
         let lost = kernel.counters.get("events_lost").copied().unwrap_or(0);
         facts.push(("kernel events", format!("{lost} lost")));
     }

@@ -4,7 +4,7 @@
 use super::{super::*, flows::closed_flow, series};
 use crate::{
     flow::{Reason, tests::record},
-    status::{KernelStatus, MapStatus, OpenFlows, ProgramStatus, WorkloadCounts},
+    status::{KernelStatus, MapStatus, OpenFlows, PairCounts, ProgramStatus, WorkloadCounts},
 };
 use std::sync::atomic::Ordering;
 
@@ -32,6 +32,7 @@ impl KernelView for View {
             counters: KernelStatus::named_counters(&values),
             workloads: WorkloadCounts { probation: 1, accelerated: 2, barred: 3 },
             open_flows: OpenFlows { downstream: 6, upstream: 7 },
+            pairs: Some(PairCounts { armed: 8, joined: 9, capacity: 10 }),
         })
     }
 }
@@ -44,7 +45,15 @@ fn the_kernel_half_is_read_at_scrape_time_but_once_a_second_at_most() {
     metrics.attach_kernel(view.clone());
     let lines = series(
         &metrics,
-        &["weir_bpf", "weir_kernel", "weir_ringbuf", "weir_redirected", "weir_workloads", "weir_tcp_open"],
+        &[
+            "weir_bpf",
+            "weir_kernel",
+            "weir_ringbuf",
+            "weir_redirected",
+            "weir_workloads",
+            "weir_tcp_open",
+            "weir_splice",
+        ],
     );
     for line in [
         "weir_bpf_map_entries{map=\"FLOWS\"} 5",
@@ -52,10 +61,13 @@ fn the_kernel_half_is_read_at_scrape_time_but_once_a_second_at_most() {
         "weir_bpf_prog_run_time_ns_total{program=\"weir_connect4\"} 9",
         "weir_bpf_prog_run_count_total{program=\"weir_connect4\"} 9",
         "weir_kernel_events_total{event=\"steered\"} 1",
-        "weir_ringbuf_lost_events_total 12",
+        "weir_ringbuf_lost_events_total 14",
         "weir_redirected_bytes_total 10",
         "weir_workloads{state=\"accelerated\"} 2",
         "weir_tcp_open_flows{hop=\"upstream\"} 7",
+        "weir_splice_pairs{state=\"armed\"} 8",
+        "weir_splice_pairs{state=\"joined\"} 9",
+        "weir_splice_pairs_capacity 10",
     ] {
         assert!(lines.iter().any(|one| one == line), "{line} is not among {lines:#?}");
     }

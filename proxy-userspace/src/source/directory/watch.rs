@@ -41,14 +41,17 @@ const MAX_LOGGED: usize = 50;
 /// Errors of one reading that the status names.
 const MAX_SUMMED: usize = 5;
 
+/// What must know of a snapshot before it is in force.
+type Herald = Box<dyn Fn(&Snapshot) + Send>;
+
 /// A directory that was read once and can be watched.
-#[derive(Debug)]
 pub struct Watch {
     dir: PathBuf,
     options: BuildOptions,
     board: Arc<Board>,
     current: Arc<ArcSwap<Snapshot>>,
     published: watch::Sender<u64>,
+    herald: Option<Herald>,
     /// What the latest reading read.
     seen: Option<Scan>,
     /// What was logged last: the same is not logged again.
@@ -75,6 +78,7 @@ impl Watch {
             board,
             current: Arc::default(),
             published: watch::Sender::new(0),
+            herald: None,
             seen,
             said: String::new(),
             retry: None,
@@ -87,6 +91,11 @@ impl Watch {
     #[must_use]
     pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.current)
+    }
+
+    /// Calls `herald` with every later snapshot before it is in force.
+    pub fn announce_to(&mut self, herald: impl Fn(&Snapshot) + Send + 'static) {
+        self.herald = Some(Box::new(herald));
     }
 
     /// Generations, as they come into force.
@@ -158,6 +167,9 @@ impl Watch {
             return self.board.config_applied(old, error);
         }
         snapshot.generation += 1;
+        if let Some(herald) = &self.herald {
+            herald(&snapshot);
+        }
         tracing::info!(
             generation = snapshot.generation,
             clusters = snapshot.clusters.len(),

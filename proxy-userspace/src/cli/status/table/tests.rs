@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::status::{
-    ClusterStatus, ConfigStatus, Connections, MapStatus, Mode, OpenFlows, ProgramStatus, SelfTest,
-    WorkloadCounts,
+    ClusterStatus, ConfigStatus, Connections, MapStatus, Mode, OpenFlows, PairCounts, ProgramStatus,
+    SelfTest, WorkloadCounts,
 };
 
 fn status() -> Status {
@@ -49,6 +49,7 @@ fn status() -> Status {
             counters: [("events_lost".to_owned(), 0)].into(),
             workloads: WorkloadCounts { probation: 1, accelerated: 3, barred: 0 },
             open_flows: OpenFlows::default(),
+            pairs: Some(PairCounts { armed: 3, joined: 5, capacity: 4096 }),
         }),
         config: ConfigStatus {
             generation: 4,
@@ -76,6 +77,7 @@ acceleration   auto; redirects into the agent: yes, into applications: yes
 requests       plain 3, relay 120
 connections    12 from clients, 4 to endpoints
 workloads      3 accelerated, 1 on probation, 0 barred
+splice pairs   3 armed, 5 of 4096 in use
 kernel events  0 lost
 configuration  generation 4, last read 2026-01-01T00:00:00Z
 
