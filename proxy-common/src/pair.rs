@@ -30,7 +30,7 @@ const SEEN_SHIFT: u32 = 32;
 abi! {
     /// One pair: an entry of the array that both halves map. All fields but the word are written by
     /// one side at a time: the agent while it owns the pair, the kernel half while it does.
-    Pair [2208] {
+    Pair [2216] {
         /// See the module.
         word: u64,
         /// When the exchange began, `CLOCK_MONOTONIC` nanoseconds.
@@ -69,10 +69,32 @@ abi! {
         request_head: u32,
         /// Length of the answer's head.
         answer_head: u32,
+        /// 1: only watched, for comparison; the connection stays in relay.
+        control: u32,
+        /// Explicit padding.
+        pad: u32,
         /// The request's head, so that the agent can go on where the kernel half cannot.
         head: HeadBytes,
     }
 }
+
+abi! {
+    /// How long clients waited for the first byte of an answer: from the client's `sendmsg` to the
+    /// `sendmsg` of the answer, whoever carried both. One a processor for each group.
+    Waits [24] {
+        /// Requests.
+        count: u64,
+        /// Sum, nanoseconds.
+        sum_ns: u64,
+        /// Sum of squares, square microseconds.
+        squares_us: u64,
+    }
+}
+
+/// Index of the requests that were carried in the kernel half.
+pub const GROUP_SPLICED: u32 = 0;
+/// Index of those of the control group.
+pub const GROUP_CONTROL: u32 = 1;
 
 /// Longest head that is kept, and so the longest that is carried.
 pub const HEAD_MAX: usize = 2048;

@@ -7,6 +7,7 @@
 
 mod atomic;
 mod connect;
+mod control;
 mod ctx;
 mod events;
 mod maps;

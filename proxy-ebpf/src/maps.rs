@@ -12,7 +12,7 @@ use proxy_common::{
         counter,
     },
     flow::FlowKey,
-    pair::Pair,
+    pair::{Pair, Waits},
     policy::{HostKey, PathNode, TargetKey},
 };
 
@@ -63,6 +63,10 @@ pub static PAIRS: Array<Pair> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The pair of a client's or an endpoint's socket: its index plus one. Full: as [`PAIRS`].
 #[map]
 pub static PAIRED: HashMap<FlowKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// How long clients waited, by group (`GROUP_SPLICED`, `GROUP_CONTROL`).
+#[map]
+pub static WAITS: PerCpuArray<Waits> = PerCpuArray::with_max_entries(2, 0);
 
 /// What workloads were seen to do, by cgroup id. Full: the workload is never admitted.
 #[map]

@@ -4,7 +4,7 @@
 //! Fails open: whatever cannot be redirected goes by TCP, and so does the rest of its direction.
 
 use crate::{
-    ctx,
+    control, ctx,
     maps::{SOCKETS, STATES, count, settings},
     splice, watch,
 };
@@ -48,8 +48,13 @@ fn carry(ctx: &SkMsgContext, settings: &Settings) {
     if me.opener != 0 && me.role == ROLE_APPLICATION && me.redirected == 0 {
         watch::client_speaks(ctx.msg, settings);
     }
-    if settings.splice != 0 && me.role == ROLE_APPLICATION && splice::carry(ctx, &key, me, settings) {
-        return;
+    if settings.splice != 0 {
+        if me.role == ROLE_APPLICATION && splice::carry(ctx, &key, me, settings) {
+            return;
+        }
+        if me.role == ROLE_AGENT && me.opener == 0 && peer.pair != 0 {
+            control::answers(peer);
+        }
     }
     let size = ctx.size();
     me.to_peer = me.to_peer.wrapping_add(size);

@@ -5,7 +5,7 @@
 //! same connection, and so does every answer that is not proven to be small.
 
 use crate::{
-    atomic, ctx,
+    atomic, control, ctx,
     maps::{PAIRED, PAIRS, SOCKETS, STATES, count},
     scan, verdict,
 };
@@ -18,7 +18,7 @@ use proxy_common::{
     abi::{Settings, SocketState, counter},
     flow::FlowKey,
     head::Framing,
-    pair::{self, ANSWER_DUE, ANSWER_OPEN, HEAD_MAX, KERNEL, Pair, REQUEST_OPEN},
+    pair::{self, ANSWER_DUE, ANSWER_OPEN, GROUP_SPLICED, HEAD_MAX, KERNEL, Pair, REQUEST_OPEN},
     policy::{Verdict, method},
 };
 
@@ -30,6 +30,10 @@ const TRIES: u32 = 4;
 #[inline(always)]
 pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: &Settings) -> bool {
     let Some(pair) = pair_of(key, me) else { return false };
+    if pair.control != 0 {
+        control::asked(pair);
+        return false;
+    }
     let word = atomic::load(&pair.word);
     if me.opener != 0 {
         if word & REQUEST_OPEN != 0 {
@@ -177,6 +181,7 @@ fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Sett
         word = atomic::load(&pair.word);
     }
     pair.answered_ns = now();
+    control::waited(GROUP_SPLICED, pair.answered_ns.wrapping_sub(pair.started_ns));
     pair.status = head.status;
     pair.answer_head = head.length;
     pair.answer_bytes = head.length + head.body;

@@ -104,6 +104,10 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
         let relay = Arc::clone(&relay);
         async move { relay.watched.look_through().await }
     });
+    tokio::spawn({
+        let (relay, board) = (Arc::clone(&relay), Arc::clone(board));
+        async move { relay.worth.judge(&relay, &board).await }
+    });
     tokio::spawn(sweep_workloads(datapath.clone()));
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {

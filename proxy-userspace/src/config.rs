@@ -153,6 +153,9 @@ pub struct Config {
     /// Connections whose requests the kernel half may carry by itself (the splice lane); 0 turns it off.
     #[arg(long, env = "WEIR_SPLICE_PAIRS", default_value_t = 4096)]
     pub splice_pairs: u32,
+    /// Part of the connections fit for the splice lane that stays in relay, for comparison.
+    #[arg(long, env = "WEIR_SPLICE_CONTROL", value_name = "PERCENT", value_parser = percent, default_value = "1%")]
+    pub splice_control: f64,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,
@@ -187,6 +190,15 @@ pub struct Config {
     /// Threads that carry traffic [default: one per CPU].
     #[arg(long, env = "WEIR_WORKERS")]
     pub workers: Option<usize>,
+}
+
+/// `1%` or `1` as 0.01.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("a percentage from 0% to 100% is wanted".to_owned()),
+    }
 }
 
 /// Global timeouts; `0s` disables one.

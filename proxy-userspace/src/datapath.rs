@@ -29,6 +29,7 @@ use proxy_common::{
     abi::{ACCELERATION_OFF, Settings, Upstream},
     addr::ip_of,
     flow::FlowKey,
+    pair::{GROUP_CONTROL, GROUP_SPLICED, Waits},
 };
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -215,6 +216,23 @@ impl Datapath {
     /// An entry for a pair; `None` where the splice lane is off, or every entry is in use.
     pub(crate) fn pair(&self) -> Option<Slot> {
         Slot::new(self.kernel.as_ref()?)
+    }
+
+    /// How long clients waited whose requests the kernel half carried, and those of the control group.
+    pub(crate) fn waits(&self) -> Result<Option<(Waits, Waits)>, DatapathError> {
+        let Some(kernel) = self.kernel.as_ref().filter(|kernel| kernel.pairs.is_some()) else {
+            return Ok(None);
+        };
+        Ok(Some((kernel.tables.waits(GROUP_SPLICED)?, kernel.tables.waits(GROUP_CONTROL)?)))
+    }
+
+    /// Takes every armed pair back with its next request; nothing is carried until the next call of
+    /// [`Datapath::supersede`].
+    pub(crate) fn disarm(&self) -> Result<(), DatapathError> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        let mut settings = kernel.settings.lock();
+        settings.generation = settings.generation.wrapping_sub(1);
+        kernel.tables.write_settings(&settings)
     }
 
     /// Whether the kernel half may carry requests.

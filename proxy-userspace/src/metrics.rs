@@ -58,6 +58,7 @@ pub struct Metrics {
     config_last_reload_success: Gauge,
     config_reloads: Words<1>,
     config_generation: Gauge<u64, AtomicU64>,
+    splice_speedup: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -80,6 +81,7 @@ impl Default for Metrics {
             config_last_reload_success: Gauge::default(),
             config_reloads: Family::default(),
             config_generation: Gauge::default(),
+            splice_speedup: Family::default(),
         };
         metrics.register_collectors();
         metrics.register_relay();
@@ -128,12 +130,25 @@ impl Metrics {
         }
         let help = "Changes of the configuration in force";
         all.register("weir_config_generation", help, self.config_generation.clone());
+        let help = "How many times longer clients of the control group wait than those of the splice lane";
+        all.register("weir_splice_speedup_ratio", help, self.splice_speedup.clone());
 
         let mut build = vec![("version", env!("CARGO_PKG_VERSION"))];
         build.extend(option_env!("WEIR_COMMIT").map(|commit| ("commit", commit)));
         all.register("weir_build", "What is running", Info::new(build));
         all.register_collector(Box::new(process::Process::starting()));
     }
+}
+
+/// How many times longer clients wait in relay than in the splice lane.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Speedup {
+    /// The estimate: above 1 the lane is faster.
+    pub ratio: f64,
+    /// Lower end of its 95 % confidence interval.
+    pub lower: f64,
+    /// Upper end.
+    pub upper: f64,
 }
 
 /// What the parts of the agent report.
@@ -145,6 +160,14 @@ impl Metrics {
                 self.opaque.inc();
             }
             LaneLabel::Splice | LaneLabel::Relay | LaneLabel::Plain => self.requests.observe(record),
+        }
+    }
+
+    /// The splice lane has been compared with its control group.
+    pub fn splice_speedup(&self, speedup: Speedup) {
+        let Speedup { ratio, lower, upper } = speedup;
+        for (bound, value) in [("estimate", ratio), ("lower", lower), ("upper", upper)] {
+            self.splice_speedup.get_or_create(&[("bound", bound)]).set(value);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     netns::Namespaces,
     orig_dst::OrigDstSource,
     snapshot::{Snapshot, Timeouts},
-    splice::Watched,
+    splice::{Watched, Worth},
     upstream::{Birthplace, Connector, Pool},
 };
 use arc_swap::ArcSwap;
@@ -35,6 +35,8 @@ pub struct Relay {
     pub(crate) drain: Drain,
     /// Connections that have a pair.
     pub(crate) watched: Watched,
+    /// Whether the splice lane pays.
+    pub(crate) worth: Worth,
     /// Every record, in the order of its end.
     #[cfg(test)]
     pub(crate) records: parking_lot::Mutex<Vec<crate::flow::RequestRecord>>,
@@ -50,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) answer_cap: u64,
     /// Clients and endpoints may redirect into the agent's sockets.
     pub(crate) redirects: bool,
+    /// The part of fit connections that stays in relay, 0 to 1.
+    pub(crate) splice_control: f64,
 }
 
 impl From<&Config> for Settings {
@@ -60,6 +64,7 @@ impl From<&Config> for Settings {
             request_cap: u64::from(config.redirect_request_cap),
             answer_cap: u64::from(config.redirect_answer_cap),
             redirects: config.steering == Steering::Ebpf && config.acceleration != Acceleration::Off,
+            splice_control: config.splice_control,
         }
     }
 }
@@ -92,6 +97,7 @@ impl Relay {
             unknown_workload: Arc::from("unknown"),
             drain: Drain::default(),
             watched: Watched::default(),
+            worth: Worth::default(),
             #[cfg(test)]
             records: Default::default(),
         }))

@@ -12,10 +12,13 @@
 
 mod alarm;
 mod position;
+mod worth;
 
 pub(crate) use alarm::Watched;
+pub(crate) use worth::Worth;
 
 use crate::{
+    balance::random,
     datapath::{Slot, Terms, UpstreamLane, kernel_generation},
     downstream::{Downstream, Phase},
     flow::Reason,
@@ -55,6 +58,8 @@ pub(crate) struct Splice {
     /// The endpoint's connection, while no request of the relay uses it.
     upstream: Mutex<Option<Box<Upstream>>>,
     armed: AtomicBool,
+    /// It stays in relay, for comparison.
+    is_control: AtomicBool,
     /// The connection has something to do that must wait for the end of an exchange.
     waits: AtomicBool,
     exchanges: AtomicU32,
@@ -145,6 +150,7 @@ impl Splice {
         let fit = exchanges >= EXCHANGES
             && downstream.is_mapped()
             && upstream.lane == UpstreamLane::Mapped
+            && !self.is_control.load(Relaxed)
             && downstream.relay.datapath.splices()
             && upstream.is_reusable();
         let mut kept = self.upstream.lock();
@@ -202,6 +208,9 @@ impl Splice {
             *slot = self.slot_of(downstream);
         }
         let Some(slot) = slot.as_ref() else { return };
+        if self.is_control.load(Relaxed) {
+            return;
+        }
         match slot.join(downstream.client_key(), own.reversed()) {
             Ok(()) => self.armed.store(slot.arm(seen, terms), Relaxed),
             Err(error) => tracing::warn!(%error, client = %downstream.client.0, "pair"),
@@ -215,11 +224,20 @@ impl Splice {
             return None;
         };
         watched.watch(slot.index(), downstream, Arc::clone(&self.alarm));
+        if is_one_of(downstream.relay.settings.splice_control) {
+            self.is_control.store(true, Relaxed);
+            if let Err(error) = slot.observe(downstream.client_key()) {
+                tracing::warn!(%error, client = %downstream.client.0, "control group");
+            }
+        }
         Some(slot)
     }
 
     /// What the kernel half may carry now; `None` where that is nothing.
     fn terms(&self, downstream: &Downstream, upstream: &Upstream) -> Option<Terms> {
+        if downstream.relay.worth.is_off() {
+            return None;
+        }
         let snapshot = downstream.relay.snapshot.load();
         let route = route(&snapshot, downstream.orig_dst)?;
         let mut usable = route.cluster.usable_endpoints(route.family);
@@ -365,6 +383,13 @@ impl Splice {
             Carried::Unanswered(_) | Carried::Answered(_) => Some(Instant::now()),
         }
     }
+}
+
+/// True with this probability.
+fn is_one_of(part: f64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "a probability")]
+    let drawn = (random() >> 11) as f64 / (1_u64 << 53) as f64;
+    drawn < part
 }
 
 /// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.

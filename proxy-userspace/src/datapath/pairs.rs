@@ -145,6 +145,16 @@ impl Slot {
         Ok(())
     }
 
+    /// Makes it a pair of the control group: its client's waits are measured, nothing is carried.
+    pub(crate) fn observe(&self, client: FlowKey) -> Result<(), DatapathError> {
+        self.write(|pair| &raw mut pair.started_ns, 0);
+        self.write(|pair| &raw mut pair.control, 1);
+        self.write(|pair| &raw mut pair.client, client);
+        self.kernel.tables.paired.insert(&client, &(self.index + 1))?;
+        *self.ends.lock() = Some((client, FlowKey::default()));
+        Ok(())
+    }
+
     /// Lets the kernel half carry what comes next; `seen` is how many bytes of the client have been
     /// read. False where the pair is not the agent's and idle.
     pub(crate) fn arm(&self, seen: u32, terms: Terms) -> bool {
@@ -177,9 +187,10 @@ impl Slot {
     /// Forgets the endpoint. Only while the pair is not armed.
     pub(crate) fn part(&self) {
         let Some((client, endpoint)) = self.ends.lock().take() else { return };
+        self.write(|pair| &raw mut pair.control, 0);
         self.write(|pair| &raw mut pair.client, FlowKey::default());
         self.write(|pair| &raw mut pair.endpoint, FlowKey::default());
-        for key in [client, endpoint] {
+        for key in [client, endpoint].into_iter().filter(|key| *key != FlowKey::default()) {
             if let Err(error) = self.kernel.tables.paired.remove(&key) {
                 tracing::warn!(%error, "forget a pair");
             }

@@ -16,6 +16,7 @@ use proxy_common::{
         counter,
     },
     flow::FlowKey,
+    pair::Waits,
     policy::{HostKey, PathNode, TargetKey},
 };
 use std::{fmt::Debug, os::fd::AsFd};
@@ -141,6 +142,7 @@ pub(super) struct Tables {
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
     pub(super) settings: Mutex<Array<MapData, Settings>>,
     pub(super) counters: Mutex<PerCpuArray<MapData, u64>>,
+    pub(super) waits: Mutex<PerCpuArray<MapData, Waits>>,
 }
 
 impl Tables {
@@ -162,6 +164,7 @@ impl Tables {
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),
             settings: Mutex::new(Array::try_from(take(ebpf, "SETTINGS")?).context("map SETTINGS")?),
             counters: Mutex::new(PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?),
+            waits: Mutex::new(PerCpuArray::try_from(take(ebpf, "WAITS")?).context("map WAITS")?),
         };
         Ok((tables, events))
     }
@@ -194,6 +197,17 @@ impl Tables {
             counters.set(index, zeros, 0)?;
         }
         Ok(())
+    }
+
+    /// How long the clients of a group waited, over all CPUs.
+    pub(super) fn waits(&self, group: u32) -> Result<Waits, DatapathError> {
+        let per_cpu = self.waits.lock().get(&group, 0);
+        let per_cpu = per_cpu.map_err(|source| DatapathError::Map { map: "WAITS", source })?;
+        Ok(per_cpu.iter().fold(Waits::default(), |sum, one| Waits {
+            count: sum.count.wrapping_add(one.count),
+            sum_ns: sum.sum_ns.wrapping_add(one.sum_ns),
+            squares_us: sum.squares_us.wrapping_add(one.squares_us),
+        }))
     }
 
     /// A counter over all CPUs; see [`proxy_common::abi::counter`].
