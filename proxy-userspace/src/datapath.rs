@@ -14,7 +14,7 @@ mod workloads;
 
 pub use events::KernelEvent;
 pub use load::LoadOptions;
-pub(crate) use pairs::{Slot, Terms};
+pub(crate) use pairs::{Slot, Terms, now_ns};
 pub use selftest::SelfTest;
 
 use crate::{

@@ -19,7 +19,7 @@ pub(crate) use worth::Worth;
 
 use crate::{
     balance::random,
-    datapath::{Slot, Terms, UpstreamLane, kernel_generation},
+    datapath::{Slot, Terms, UpstreamLane, kernel_generation, now_ns},
     downstream::{Downstream, Phase},
     flow::Reason,
     policy::Eligibility,
@@ -152,6 +152,7 @@ impl Splice {
             && upstream.lane == UpstreamLane::Mapped
             && !self.is_control.load(Relaxed)
             && downstream.relay.datapath.splices()
+            && self.terms(downstream, &upstream).is_some()
             && upstream.is_reusable();
         let mut kept = self.upstream.lock();
         if fit && kept.is_none() {
@@ -260,6 +261,7 @@ impl Splice {
         match self.alarm.poll(cx) {
             Some(Ring::Late(reason)) => return self.late(reason),
             Some(Ring::Unwanted) => self.release(downstream),
+            Some(Ring::Idle) => self.let_go(),
             None => {}
         }
         let disturbed = self.upstream.lock().as_ref().is_some_and(|one| one.poll_disturbed(cx).is_ready());
@@ -323,6 +325,15 @@ impl Splice {
         self.position.inject(request.freeze());
     }
 
+    /// Closes the endpoint's connection, which has been idle for as long as one may be: the endpoint is
+    /// about to close it, and must not do so while a request is on its way to it.
+    fn let_go(&self) {
+        if self.take_back() {
+            self.part();
+            *self.upstream.lock() = None;
+        }
+    }
+
     /// Gives the pair up for a connection that has more use for it.
     fn release(&self, downstream: &Downstream) {
         if !self.take_back() {
@@ -364,6 +375,9 @@ impl Splice {
         let slot = self.slot.lock();
         let Some(slot) = slot.as_ref() else { return Carried::Nothing };
         let word = slot.word();
+        if word & (pair::KERNEL | pair::TURNED) == 0 {
+            return Carried::Nothing;
+        }
         let (started, moved) = slot.times();
         match (word & pair::KERNEL != 0 && pair::is_busy(word), word & pair::ANSWER_DUE != 0) {
             (false, _) => Carried::Idle(started.max(moved)),
@@ -374,13 +388,14 @@ impl Splice {
 
     /// Since when nothing was asked for, by what the kernel half saw; `None` where it saw nothing.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        if !self.is_armed() {
-            return None;
-        }
         match self.carried() {
-            Carried::Nothing | Carried::Idle(0) => None,
-            Carried::Idle(since) => Some(instant(since)),
             Carried::Unanswered(_) | Carried::Answered(_) => Some(Instant::now()),
+            Carried::Idle(since) => Some(instant(since)),
+            // Armed before, perhaps.
+            Carried::Nothing => {
+                let moved = self.slot.lock().as_ref().map_or(0, |slot| slot.times().1);
+                (moved != 0).then(|| instant(moved))
+            }
         }
     }
 }
@@ -394,7 +409,7 @@ fn is_one_of(part: f64) -> bool {
 
 /// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.
 fn instant(ns: u64) -> Instant {
-    let ago = alarm::now_ns().saturating_sub(ns);
+    let ago = now_ns().saturating_sub(ns);
     let now = Instant::now();
     now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
 }

@@ -106,6 +106,13 @@ pub(crate) struct Terms {
     pub(crate) series: u32,
 }
 
+/// `CLOCK_MONOTONIC`, as the kernel half stamps.
+pub(crate) fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
+}
+
 /// One connection's entry; free again when dropped.
 pub(crate) struct Slot {
     kernel: Arc<Kernel>,
@@ -158,6 +165,7 @@ impl Slot {
     /// Lets the kernel half carry what comes next; `seen` is how many bytes of the client have been
     /// read. False where the pair is not the agent's and idle.
     pub(crate) fn arm(&self, seen: u32, terms: Terms) -> bool {
+        self.write(|pair| &raw mut pair.moved_ns, now_ns());
         self.write(|pair| &raw mut pair.generation, terms.generation);
         self.write(|pair| &raw mut pair.policy, terms.policy);
         self.write(|pair| &raw mut pair.series, terms.series);

@@ -1,7 +1,7 @@
 //! Wakes connections whose exchange takes too long in the kernel half, which has no timers, and those that
 //! must give up their pair for others: a look through all pairs, at fixed intervals.
 
-use crate::{downstream::Downstream, flow::Reason, snapshot::Timeouts};
+use crate::{datapath::now_ns, downstream::Downstream, flow::Reason, snapshot::Timeouts};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -25,11 +25,13 @@ const NEVER: u64 = u64::MAX;
 const SILENT: u8 = 0;
 const LATE: u8 = 1;
 const UNWANTED: u8 = 2;
+const IDLE: u8 = 3;
 
 /// One connection's limits, and what it is to be woken for.
 pub(crate) struct Alarm {
     response_head: AtomicU64,
     request: AtomicU64,
+    upstream_idle: AtomicU64,
     rings: AtomicU8,
     task: Mutex<Option<Waker>>,
 }
@@ -41,6 +43,8 @@ pub(super) enum Ring {
     Late(Reason),
     /// Its pair has been idle for long, and others want one.
     Unwanted,
+    /// Its endpoint's connection has been idle for as long as one may be.
+    Idle,
 }
 
 impl Default for Alarm {
@@ -48,6 +52,7 @@ impl Default for Alarm {
         Self {
             response_head: AtomicU64::new(NEVER),
             request: AtomicU64::new(NEVER),
+            upstream_idle: AtomicU64::new(NEVER),
             rings: AtomicU8::new(SILENT),
             task: Mutex::default(),
         }
@@ -62,6 +67,7 @@ impl Alarm {
         };
         self.response_head.store(ns(timeouts.response_head), Relaxed);
         self.request.store(ns(timeouts.request), Relaxed);
+        self.upstream_idle.store(ns(timeouts.upstream_idle), Relaxed);
     }
 
     /// What it rang for; wakes the task when it rings.
@@ -73,6 +79,7 @@ impl Alarm {
                 return Some(Ring::Late(reason));
             }
             UNWANTED => return Some(Ring::Unwanted),
+            IDLE => return Some(Ring::Idle),
             _ => {}
         }
         let mut task = self.task.lock();
@@ -89,13 +96,16 @@ impl Alarm {
         }
     }
 
-    fn is_late(&self, carried: Carried, now: u64) -> bool {
+    /// What it should ring for.
+    fn due(&self, carried: Carried, now: u64) -> Option<u8> {
         let (response_head, request) = (self.response_head.load(Relaxed), self.request.load(Relaxed));
-        match carried {
-            Carried::Nothing | Carried::Idle(_) => false,
-            Carried::Unanswered(since) => now >= since.saturating_add(response_head.min(request)),
-            Carried::Answered(since) => now >= since.saturating_add(request),
-        }
+        let (since, limit, what) = match carried {
+            Carried::Nothing => return None,
+            Carried::Idle(since) => (since, self.upstream_idle.load(Relaxed), IDLE),
+            Carried::Unanswered(since) => (since, response_head.min(request), LATE),
+            Carried::Answered(since) => (since, request, LATE),
+        };
+        (now >= since.saturating_add(limit)).then_some(what)
     }
 }
 
@@ -104,7 +114,7 @@ impl Alarm {
 pub(crate) enum Carried {
     /// The connection has no pair.
     Nothing,
-    /// Nothing, since then; 0: never anything.
+    /// Nothing, since then.
     Idle(u64),
     /// An exchange that began then and has no answer yet.
     Unanswered(u64),
@@ -154,8 +164,7 @@ impl Watched {
             let Some(downstream) = downstream.upgrade() else { continue };
             match downstream.splice.carried() {
                 Carried::Idle(since) if wanted && since < unused_before => unused.push((since, alarm)),
-                carried if alarm.is_late(carried, now) => alarm.ring(LATE),
-                _ => {}
+                carried => alarm.due(carried, now).into_iter().for_each(|what| alarm.ring(what)),
             }
         }
         unused.sort_unstable_by_key(|(since, _)| *since);
@@ -163,13 +172,6 @@ impl Watched {
             alarm.ring(UNWANTED);
         }
     }
-}
-
-/// `CLOCK_MONOTONIC`, as the kernel half stamps.
-pub(super) fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -189,16 +191,24 @@ mod tests {
     #[test]
     fn the_earlier_limit_counts_until_the_answer_begins_and_the_whole_one_after() {
         let alarm = alarm(2, 5);
-        assert!(!alarm.is_late(Carried::Unanswered(SECOND), 2 * SECOND));
-        assert!(alarm.is_late(Carried::Unanswered(SECOND), 3 * SECOND));
-        assert!(!alarm.is_late(Carried::Answered(SECOND), 3 * SECOND));
-        assert!(alarm.is_late(Carried::Answered(SECOND), 6 * SECOND));
+        assert_eq!(alarm.due(Carried::Unanswered(SECOND), 2 * SECOND), None);
+        assert_eq!(alarm.due(Carried::Unanswered(SECOND), 3 * SECOND), Some(LATE));
+        assert_eq!(alarm.due(Carried::Answered(SECOND), 3 * SECOND), None);
+        assert_eq!(alarm.due(Carried::Answered(SECOND), 6 * SECOND), Some(LATE));
     }
 
     #[test]
     fn nothing_is_late_without_an_exchange_or_without_a_limit() {
-        assert!(!alarm(1, 1).is_late(Carried::Idle(0), NEVER - 1));
-        assert!(!Alarm::default().is_late(Carried::Unanswered(0), NEVER - 1));
+        assert_eq!(alarm(1, 1).due(Carried::Nothing, NEVER - 1), None);
+        assert_eq!(Alarm::default().due(Carried::Unanswered(0), NEVER - 1), None);
+    }
+
+    #[test]
+    fn an_endpoints_connection_is_idle_no_longer_than_in_the_pool() {
+        let (alarm, idle) = (alarm(2, 5), Timeouts::default().upstream_idle.unwrap_or_default());
+        let idle = u64::try_from(idle.as_nanos()).unwrap_or_default();
+        assert_eq!(alarm.due(Carried::Idle(SECOND), idle), None);
+        assert_eq!(alarm.due(Carried::Idle(SECOND), idle + SECOND), Some(IDLE));
     }
 
     #[test]
