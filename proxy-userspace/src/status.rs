@@ -3,7 +3,10 @@
 mod board;
 pub use board::Board;
 
-use crate::snapshot::{Cluster, Lane};
+use crate::{
+    policy::Eligibility,
+    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 
@@ -212,6 +215,8 @@ impl From<&Cluster> for ClusterStatus {
             ready: endpoint.ready,
             serving: endpoint.serving,
             terminating: endpoint.terminating,
+            policy: endpoint.policy.as_ref().map(|policy| policy.name.to_string()),
+            kernel_eligible: kernel_eligible(cluster, endpoint).to_string(),
         });
         Self {
             name: cluster.name.to_string(),
@@ -219,6 +224,18 @@ impl From<&Cluster> for ClusterStatus {
             frontends: cluster.frontends.clone(),
             endpoints: endpoints.collect(),
         }
+    }
+}
+
+/// Whether the kernel half may carry requests to an endpoint, as far as the configuration says.
+#[must_use]
+pub fn kernel_eligible(cluster: &Cluster, endpoint: &Endpoint) -> Eligibility {
+    let no = |why: &str| Eligibility::No(why.to_owned());
+    match (cluster.lane, cluster.protocol, cluster.acceleration) {
+        (Lane::Pass, ..) => no("its port is not steered"),
+        (_, Protocol::Opaque, _) => no("its appProtocol is not HTTP/1"),
+        (.., AccelerationChoice::Off) => no("weir.dev/acceleration is off"),
+        _ => endpoint.policy.as_ref().map_or(Eligibility::Yes, |policy| policy.eligibility.clone()),
     }
 }
 
@@ -235,6 +252,11 @@ pub struct EndpointStatus {
     pub serving: bool,
     /// Is going away.
     pub terminating: bool,
+    /// The policies that restrict it, `namespace/name`, by commas; absent where none does.
+    pub policy: Option<String>,
+    /// `yes`, or `partly, because ...`, or `no, because ...`: whether the kernel half may decide about
+    /// its requests.
+    pub kernel_eligible: String,
 }
 
 /// Something that works less well than it should.

@@ -161,8 +161,17 @@ impl Agent {
 
     /// Replaces its Services and waits until the new ones are in force.
     pub fn reconfigure(&self, services: &[Service]) -> Result<()> {
+        self.reconfigured_by(|config| config.write(services))
+    }
+
+    /// Replaces its manifests and waits until the new ones are in force.
+    pub fn reconfigure_text(&self, text: &str) -> Result<()> {
+        self.reconfigured_by(|config| config.write_text(text))
+    }
+
+    fn reconfigured_by(&self, change: impl FnOnce(&ConfigDir) -> Result<()>) -> Result<()> {
         let before = self.generation()?;
-        self.config.write(services)?;
+        change(&self.config)?;
         wait::until(Duration::from_secs(10), "the configuration is in force", || {
             Ok(self.generation()? > before)
         })

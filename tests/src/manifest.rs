@@ -163,6 +163,105 @@ impl Service {
     }
 }
 
+/// A Pod `demo/NAME` with its address: what policies select.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    name: String,
+    labels: Vec<(String, String)>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// A running pod with label `app: APP`.
+    #[must_use]
+    pub fn new(name: &str, app: &str) -> Self {
+        let labels = vec![("app".to_owned(), app.to_owned())];
+        Self { name: name.to_owned(), labels, addresses: Vec::new() }
+    }
+
+    /// Adds a label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an address; the first is its primary one.
+    #[must_use]
+    pub fn address(mut self, ip: impl Into<IpAddr>) -> Self {
+        self.addresses.push(ip.into());
+        self
+    }
+
+    /// As a YAML document.
+    #[must_use]
+    pub fn yaml(&self) -> String {
+        let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key:?}: {value:?}")).collect();
+        let ips: Vec<_> = self.addresses.iter().map(|ip| format!("{{ip: {:?}}}", ip.to_string())).collect();
+        let primary = self.addresses.first().map(|ip| format!("  podIP: {:?}\n", ip.to_string()));
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: demo, labels: {{{labels}}}}}\n\
+             spec: {{containers: [{{name: main}}]}}\nstatus:\n  phase: Running\n{primary}  podIPs: [{ips}]\n---\n",
+            name = self.name,
+            labels = labels.join(", "),
+            primary = primary.unwrap_or_default(),
+            ips = ips.join(", "),
+        )
+    }
+}
+
+/// A CiliumNetworkPolicy `demo/NAME` on the pods with label `app: APP`.
+#[derive(Debug, Clone)]
+pub struct HttpPolicy {
+    name: String,
+    app: String,
+    port: u16,
+    rules: Vec<Vec<(String, String)>>,
+    more: String,
+}
+
+impl HttpPolicy {
+    /// A policy for one port. It needs a rule to be valid.
+    #[must_use]
+    pub fn new(name: &str, app: &str, port: u16) -> Self {
+        let (name, app) = (name.to_owned(), app.to_owned());
+        Self { name, app, port, rules: Vec::new(), more: String::new() }
+    }
+
+    /// Adds a rule: fields of `rules.http[]` with their regular expressions.
+    #[must_use]
+    pub fn allow(mut self, fields: &[(&str, &str)]) -> Self {
+        let owned = |(field, value): &(&str, &str)| ((*field).to_owned(), (*value).to_owned());
+        self.rules.push(fields.iter().map(owned).collect());
+        self
+    }
+
+    /// Adds a line below `spec`.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.more.push_str(&format!("  {line}\n"));
+        self
+    }
+
+    /// As a YAML document.
+    #[must_use]
+    pub fn yaml(&self) -> String {
+        let Self { name, app, port, more, .. } = self;
+        let mut text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: demo}}\n\
+             spec:\n  endpointSelector: {{matchLabels: {{app: {app}}}}}\n{more}  ingress:\n  - toPorts:\n    \
+             - ports: [{{port: {:?}, protocol: TCP}}]\n      rules:\n        http:\n",
+            port.to_string()
+        );
+        for rule in &self.rules {
+            let fields: Vec<_> = rule.iter().map(|(field, value)| format!("{field}: {value:?}")).collect();
+            let _infallible = writeln!(text, "        - {{{}}}", fields.join(", "));
+        }
+        text.push_str("---\n");
+        text
+    }
+}
+
 /// A directory of manifests that the agent watches.
 #[derive(Debug, Clone)]
 pub struct ConfigDir {

@@ -205,9 +205,11 @@ fn check_passes_good_manifests_and_names_file_line_and_object_of_bad_ones() -> R
 
 #[test]
 fn check_reads_the_examples_without_a_finding() -> Result<()> {
-    let hello = binary::workspace().join("deploy/examples/hello");
-    let mut command = std::process::Command::new(binary::weir()?);
-    let said = shell::run(command.arg("check").arg("--config").arg(hello))?;
-    assert!(!said.contains("error"), "{said}");
+    for name in ["hello", "policy"] {
+        let example = binary::workspace().join("deploy/examples").join(name);
+        let mut command = std::process::Command::new(binary::weir()?);
+        let said = shell::run(command.arg("check").arg("--config").arg(example))?;
+        assert!(!said.contains("error"), "{said}");
+    }
     Ok(())
 }

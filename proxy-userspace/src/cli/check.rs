@@ -2,24 +2,31 @@
 
 use crate::{
     config::{CheckArgs, Output},
-    snapshot::{self, BuildOptions},
+    policy::EndpointPolicy,
+    snapshot::{self, BuildOptions, Cluster, Endpoint, Snapshot},
     source::{
         directory::{self, ReadError},
         finding::{Finding, Severity},
     },
+    status,
 };
 use serde::Serialize;
 use std::{
     fmt,
     io::{self, Write},
+    net::SocketAddr,
     process::ExitCode,
+    sync::Arc,
 };
 
-/// Findings on standard output, one a line (or one JSON object), a summary on standard error;
-/// exit 1 on errors.
+/// Findings on standard output, one a line (or one JSON object), on standard error where policies hold
+/// and a summary; exit 1 on errors.
 pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = Report::of(args)?;
     report.write(args.output, &mut io::stdout().lock())?;
+    for one in &report.policies {
+        eprintln!("{one}");
+    }
     eprintln!("{}: {report}", args.config.display());
     Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -32,6 +39,45 @@ struct Report {
     warnings: usize,
     infos: usize,
     findings: Vec<Finding>,
+    /// Endpoints that a policy restricts.
+    policies: Vec<Restricted>,
+}
+
+/// An endpoint that a policy restricts.
+#[derive(Debug, Serialize)]
+struct Restricted {
+    cluster: String,
+    endpoint: SocketAddr,
+    /// The policies, by commas.
+    policy: String,
+    /// How many rules they have for its port.
+    rules: usize,
+    /// Whether the kernel half may decide.
+    kernel_eligible: String,
+}
+
+impl Restricted {
+    fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let endpoints = snapshot.clusters.iter().flat_map(|cluster| {
+            cluster.endpoints.iter().filter_map(move |one| Some((cluster, one, one.policy.as_deref()?)))
+        });
+        let restricted = |(cluster, endpoint, policy): (&Arc<Cluster>, &Endpoint, &EndpointPolicy)| Self {
+            cluster: cluster.name.to_string(),
+            endpoint: endpoint.addr,
+            policy: policy.name.to_string(),
+            rules: policy.rules.len(),
+            kernel_eligible: status::kernel_eligible(cluster, endpoint).to_string(),
+        };
+        endpoints.map(restricted).collect()
+    }
+}
+
+impl fmt::Display for Restricted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, endpoint, policy, rules, kernel_eligible } = self;
+        let plural = if *rules == 1 { "" } else { "s" };
+        write!(f, "{cluster} {endpoint}: {policy}, {rules} rule{plural}, kernel-eligible: {kernel_eligible}")
+    }
 }
 
 impl Report {
@@ -42,7 +88,10 @@ impl Report {
             Ok((objects, mut findings)) => {
                 let (snapshot, more) = snapshot::build(&objects, &options, 1);
                 findings.extend(more);
-                Ok(Self::new(Some(snapshot.clusters.len()), findings))
+                Ok(Self {
+                    policies: Restricted::all(&snapshot),
+                    ..Self::new(Some(snapshot.clusters.len()), findings)
+                })
             }
             Err(ReadError::Files(findings)) => Ok(Self::new(None, findings)),
             Err(error) => Err(error),
@@ -58,6 +107,7 @@ impl Report {
             warnings: count(Severity::Warning),
             infos: count(Severity::Info),
             findings,
+            policies: Vec::new(),
         }
     }
 
@@ -112,6 +162,22 @@ mod tests {
             assert_eq!(text(&report, Output::Text), "");
             assert_eq!(report.to_string(), "1 Service port, no findings");
         }
+    }
+
+    #[test]
+    fn restricted_endpoints_are_shown_with_what_the_kernel_half_can_do() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/policy");
+        let report = Report::of(&args(&example)).unwrap();
+        let shown: Vec<_> = report.policies.iter().map(ToString::to_string).collect();
+        let why = "rule default/hello-http#ingress0.ports0.http2: path is a regular expression";
+        let line = |ip| {
+            format!(
+                "default/hello:8080 {ip}:8080: default/hello-http, 3 rules, kernel-eligible: partly, because {why}"
+            )
+        };
+        assert_eq!(shown, [line("10.244.1.11"), line("10.244.1.12")]);
+        let json: serde_json::Value = serde_json::from_str(&text(&report, Output::Json)).unwrap();
+        assert_eq!(json["policies"][0]["policy"], "default/hello-http");
     }
 
     #[test]

@@ -100,19 +100,24 @@ fn self_test(status: &Status) -> String {
 fn clusters(status: &Status) -> String {
     let rows = status.clusters.iter().flat_map(|cluster| {
         let whose = [cluster.name.clone(), cluster.lane.clone(), list(&cluster.frontends)];
-        let none = cluster.endpoints.is_empty().then(|| ["-".to_owned(), "-".to_owned(), "none".to_owned()]);
+        let none = ["-", "-", "none", "-", "-"].map(String::from);
+        let none = cluster.endpoints.is_empty().then_some(none);
         let endpoints = cluster.endpoints.iter().map(|endpoint| {
             let workload = endpoint.workload.clone().unwrap_or_else(|| "-".to_owned());
-            [endpoint.addr.to_string(), workload, condition(endpoint).to_owned()]
+            let policy = endpoint.policy.clone().unwrap_or_else(|| "-".to_owned());
+            let eligible = printable(&endpoint.kernel_eligible);
+            [endpoint.addr.to_string(), workload, condition(endpoint).to_owned(), policy, eligible]
         });
         let endpoints: Vec<_> = endpoints.chain(none).collect();
-        endpoints.into_iter().enumerate().map(move |(index, [addr, workload, state])| {
+        endpoints.into_iter().enumerate().map(move |(index, [addr, workload, state, policy, eligible])| {
             // A cluster is named once, before its first endpoint.
             let [name, lane, frontends] = if index == 0 { whose.clone() } else { Default::default() };
-            [name, lane, frontends, addr, workload, state]
+            [name, lane, frontends, addr, workload, state, policy, eligible]
         })
     });
-    table(["CLUSTER", "LANE", "ADDRESSES", "ENDPOINT", "WORKLOAD", "STATE"], rows)
+    let header =
+        ["CLUSTER", "LANE", "ADDRESSES", "ENDPOINT", "WORKLOAD", "STATE", "POLICY", "KERNEL-ELIGIBLE"];
+    table(header, rows)
 }
 
 fn condition(endpoint: &EndpointStatus) -> &'static str {

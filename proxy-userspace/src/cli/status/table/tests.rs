@@ -12,6 +12,8 @@ fn status() -> Status {
         ready,
         serving: true,
         terminating,
+        policy: ready.then(|| "demo/get".to_owned()),
+        kernel_eligible: if ready { "no, because of x".to_owned() } else { "yes".to_owned() },
     };
     let cluster = |name: &str, endpoints| ClusterStatus {
         name: name.to_owned(),
@@ -90,10 +92,10 @@ FLOWS  5        10        50 %
 SELF-TEST  RESULT  DETAIL
 splice(2)  failed  end of file
 
-CLUSTER           LANE   ADDRESSES       ENDPOINT     WORKLOAD       STATE
-default/web:8080  steer  10.96.0.1:8080  10.0.0.2:80  default/web-0  ready
-                                         10.0.0.3:80  -              serving, terminating
-default/none:80   steer  10.96.0.1:8080  -            -              none
+CLUSTER           LANE   ADDRESSES       ENDPOINT     WORKLOAD       STATE                 POLICY    KERNEL-ELIGIBLE
+default/web:8080  steer  10.96.0.1:8080  10.0.0.2:80  default/web-0  ready                 demo/get  no, because of x
+                                         10.0.0.3:80  -              serving, terminating  -         yes
+default/none:80   steer  10.96.0.1:8080  -            -              none                  -         -
 ";
     assert_eq!(text(&status()), expected);
 }
