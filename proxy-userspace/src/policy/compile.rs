@@ -10,7 +10,7 @@ use super::{
     pattern::Pattern,
 };
 use proxy_common::policy::{CANDIDATES, Candidate, HOST_MAX, PathNode, TARGET_MAX, TargetKey, method};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Nodes of one policy; one that needs more is the agent's.
 pub(super) const MAX_NODES: usize = 8192;
@@ -160,10 +160,24 @@ struct Offer {
     candidate: Option<(u64, u32, u32)>,
 }
 
-impl Offer {
-    /// Whether it is about all targets of a node.
-    fn covers(&self, node: &[u8]) -> bool {
-        if self.prefix.last() == Some(&0) { self.prefix == node } else { node.starts_with(&self.prefix) }
+/// Offers, in the order of their rules, by what targets begin with.
+struct Offers(HashMap<Vec<u8>, Vec<(usize, Option<(u64, u32, u32)>)>>);
+
+impl Offers {
+    fn new(offers: Vec<Offer>) -> Self {
+        let mut by_prefix: HashMap<_, Vec<_>> = HashMap::new();
+        for (index, offer) in offers.into_iter().enumerate() {
+            by_prefix.entry(offer.prefix).or_default().push((index, offer.candidate));
+        }
+        Self(by_prefix)
+    }
+
+    /// Those that are about all targets of a node. A whole target's zero byte is in no other's prefix.
+    fn covering(&self, node: &[u8]) -> Vec<Option<(u64, u32, u32)>> {
+        let prefixes = (0..=node.len()).filter_map(|length| node.get(..length));
+        let mut found: Vec<_> = prefixes.filter_map(|prefix| self.0.get(prefix)).flatten().collect();
+        found.sort_by_key(|(index, _)| *index);
+        found.into_iter().map(|(_, candidate)| *candidate).collect()
     }
 }
 
@@ -179,8 +193,8 @@ pub(super) fn compile(
             why.get_or_insert_with(|| format!("rule {}: {doubt}", rule.name));
         }
     }
-    let prefixes: BTreeSet<&[u8]> =
-        offers.iter().map(|offer| offer.prefix.as_slice()).chain([&[][..]]).collect();
+    let offers = Offers::new(offers);
+    let prefixes: BTreeSet<&[u8]> = offers.0.keys().map(Vec::as_slice).chain([&[][..]]).collect();
     if prefixes.len() > MAX_NODES {
         let root = Entry { prefix: Vec::new(), unsure: true, candidates: Vec::new() };
         return (vec![root], Some(format!("it takes more than {MAX_NODES} nodes")));
@@ -237,11 +251,11 @@ fn offer(
 }
 
 /// The node with this prefix.
-fn node(prefix: &[u8], offers: &[Offer]) -> Entry {
-    let covering = || offers.iter().filter(|offer| offer.covers(prefix));
-    let mut candidates: Vec<_> = covering().filter_map(|offer| offer.candidate).collect();
+fn node(prefix: &[u8], offers: &Offers) -> Entry {
+    let covering = offers.covering(prefix);
+    let mut unsure = covering.contains(&None);
+    let mut candidates: Vec<_> = covering.into_iter().flatten().collect();
     candidates.dedup();
-    let mut unsure = covering().any(|offer| offer.candidate.is_none());
     if candidates.len() > CANDIDATES {
         candidates = merged(candidates);
         unsure |= candidates.len() > CANDIDATES;

@@ -44,7 +44,7 @@ pub(super) fn service(
         if resolves(service, port, slices, findings) {
             readiness(service, port, cluster, findings);
         }
-        looks_like_http(service, port, findings);
+        looks_like_http(service, port, cluster.lane, findings);
     }
 }
 
@@ -106,12 +106,9 @@ fn readiness(service: &Service<'_>, port: &ServicePort<'_>, cluster: &Cluster, f
     }
 }
 
-fn looks_like_http(service: &Service<'_>, port: &ServicePort<'_>, findings: &mut Vec<Finding>) {
+fn looks_like_http(service: &Service<'_>, port: &ServicePort<'_>, lane: Lane, findings: &mut Vec<Finding>) {
     let named = port.name == "http" || port.name.starts_with("http-") || port.name == "web";
-    if port.lane == Lane::Pass
-        && port.app_protocol.is_none()
-        && (named || HTTP_LOOKING.contains(&port.number))
-    {
+    if lane == Lane::Pass && port.app_protocol.is_none() && (named || HTTP_LOOKING.contains(&port.number)) {
         let text = format!("port {} looks like HTTP but is passed through unseen", port.number);
         let fix = format!("set appProtocol: http, or add {} to --http-ports", port.number);
         findings.push(service.source.finding(Severity::Info, port.line, text, fix));

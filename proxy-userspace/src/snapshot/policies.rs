@@ -23,6 +23,7 @@ use std::{
 pub(super) struct Policies<'a> {
     register: &'a Register,
     policies: Vec<PodPolicy<'a>>,
+    by_namespace: HashMap<&'a str, Vec<usize>>,
     by_name: HashMap<String, Selected>,
     by_ip: HashMap<IpAddr, String>,
     /// By the policies that select a pod and name the port, and the port.
@@ -44,9 +45,14 @@ impl<'a> Policies<'a> {
             .into_iter()
             .filter_map(|source| policy::read(source, register, findings))
             .collect();
+        let mut by_namespace: HashMap<_, Vec<_>> = HashMap::new();
+        for (index, policy) in policies.iter().enumerate() {
+            by_namespace.entry(policy.source.namespace.as_str()).or_default().push(index);
+        }
         let mut this = Self {
             register,
             policies,
+            by_namespace,
             by_name: HashMap::new(),
             by_ip: HashMap::new(),
             made: HashMap::new(),
@@ -66,10 +72,12 @@ impl<'a> Policies<'a> {
             return;
         }
         let labels = pod.metadata.labels.as_ref();
-        let selecting = self.policies.iter().enumerate().filter(|(_, policy)| {
-            policy.source.namespace == source.namespace && policy.selector.selects(&source.namespace, labels)
-        });
-        let policies = selecting.map(|(index, _)| index).collect();
+        let near = self.by_namespace.get(source.namespace.as_str()).map_or(&[][..], Vec::as_slice);
+        let selects = |index: &&usize| {
+            let policy = self.policies.get(**index);
+            policy.is_some_and(|policy| policy.selector.selects(&source.namespace, labels))
+        };
+        let policies = near.iter().filter(selects).copied().collect();
         let name = format!("{}/{}", source.namespace, source.name);
         let addresses = addresses(source, findings);
         for address in &addresses {
@@ -121,9 +129,11 @@ impl<'a> Policies<'a> {
 
     /// Says where policies do less than their author may think. Call after the last [`Self::of`].
     pub(super) fn lint(&self, findings: &mut Vec<Finding>) {
+        let selecting: BTreeSet<usize> =
+            self.by_name.values().flat_map(|pod| &pod.policies).copied().collect();
         for (index, policy) in self.policies.iter().enumerate() {
             let source = policy.source;
-            if !self.by_name.values().any(|pod| pod.policies.contains(&index)) {
+            if !selecting.contains(&index) {
                 let text = "selects no pod: nothing is restricted";
                 let fix = "the pods' manifests, with labels and status.podIP, belong in the directory too";
                 let line = source.lines.field("endpointSelector");

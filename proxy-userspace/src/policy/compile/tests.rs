@@ -217,6 +217,20 @@ fn the_same_content_has_the_same_id_for_as_long_as_it_is_held() {
     assert_ne!(make("/a").compiled.id, id, "an id is not used for something else, nor twice");
 }
 
+/// With `--nocapture` it prints what it costs.
+#[test]
+fn a_thousand_rules_compile_to_a_node_or_two_each() {
+    let paths: Vec<_> = (0..1000).map(|n| format!("/service/{n}(/.*)?")).collect();
+    let rules: Vec<_> = paths.iter().map(|path| ["GET", path.as_str(), ""]).collect();
+    let policy = policy(&rules);
+    let shapes: Vec<_> = policy.rules.iter().map(|rule| (&**rule, &rule.shape)).collect();
+    let begun = Instant::now();
+    let (entries, why) = compile(&shapes, &mut |_| None);
+    eprintln!("1000 rules: {} nodes in {:?}", entries.len(), begun.elapsed());
+    assert_eq!((entries.len(), why), (2001, None));
+    assert!(entries.iter().all(|entry| entry.candidates.len() <= 1));
+}
+
 /// xorshift64*.
 struct Dice(u64);
 
@@ -263,12 +277,59 @@ const PATH_PATTERNS: [&str; 24] = [
 ];
 const HOST_PATTERNS_TRIED: [&str; 11] =
     ["", "a", "a\\.b", ".*\\.b", "[^.]*\\.b", ".*", "a|b", "(.*\\.)?b", "a:80", "a(:80)?", "A"];
-const METHODS_TRIED: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "BREW", "get"];
+const METHODS_TRIED: [&str; 10] = ["GET", "GET", "GET", "GET", "HEAD", "HEAD", "PUT", "POST", "BREW", "get"];
 const PLAIN_PIECES: [&str; 10] = ["/", "a", "b", "/a", "/b", "/a/b", "c", "0", "/c", "?a"];
 const ODD_PIECES: [&str; 11] = [".", "..", "?", "%2e", "%61", ";", "//", "%2f", "/a.b", "=", "\\"];
 const HOSTS_TRIED: [&str; 10] = ["a", "A", "a.b", "x.a.b", "b", "a:80", "a.b:80", "xb", "a:", "[::1]"];
 
+/// Pieces of expressions as nobody would write them.
+const SYNTAX: [&str; 26] = [
+    "a",
+    "b",
+    "/",
+    "/a",
+    ".",
+    "*",
+    "+",
+    "?",
+    "|",
+    "(",
+    ")",
+    "[ab]",
+    "[^a]",
+    "^",
+    "$",
+    "\\.",
+    "{1,2}",
+    "{2}",
+    ".*",
+    "(/.*)?",
+    "[/]",
+    "[a-c/]",
+    "(a|b)",
+    "0",
+    "\\?",
+    "[[:alpha:]]",
+];
+
+fn random_pattern(dice: &mut Dice) -> String {
+    loop {
+        let pattern: String = (0..=dice.below(6)).map(|_| dice.one_of(&SYNTAX)).collect();
+        if Pattern::new(&pattern).is_ok() {
+            return pattern;
+        }
+    }
+}
+
 fn random_policy(dice: &mut Dice) -> Arc<EndpointPolicy> {
+    if dice.below(3) == 0 {
+        let rules: Vec<_> =
+            (0..dice.below(5)).map(|_| [random_pattern(dice), random_pattern(dice)]).collect();
+        let with_host = dice.below(3) == 0;
+        let rules: Vec<_> =
+            rules.iter().map(|[path, host]| ["", path.as_str(), if with_host { host } else { "" }]).collect();
+        return policy(&rules);
+    }
     let count = dice.below(9);
     let rules: Vec<_> = (0..count)
         .map(|_| {
