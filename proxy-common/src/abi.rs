@@ -381,6 +381,8 @@ pub mod counter {
         SPLICED = "spliced",
         /// Answers to carried requests that went to the agent.
         TURNED = "turned",
+        /// Exchanges that were counted without their route, method and status, for want of room.
+        SERIES_FULL = "series_full",
         /// Ring buffer records that did not fit.
         EVENTS_LOST = "events_lost",
     }

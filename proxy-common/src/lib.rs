@@ -13,3 +13,4 @@ pub mod http;
 pub mod pair;
 pub mod policy;
 pub mod redirect;
+pub mod tally;

@@ -2,7 +2,7 @@
 //! `core::sync::atomic`'s methods, so these are the compiler's intrinsics.
 
 use core::{
-    intrinsics::{AtomicOrdering::SeqCst, atomic_and, atomic_cxchg, atomic_or, atomic_xchg},
+    intrinsics::{AtomicOrdering::SeqCst, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg},
     ptr::read_volatile,
 };
 
@@ -18,6 +18,13 @@ pub fn or(word: &mut u32, bits: u32) -> u32 {
 pub fn swap(word: &mut u32, value: u32) -> u32 {
     // SAFETY: as above.
     unsafe { atomic_xchg::<u32, { SeqCst }>(word, value) }
+}
+
+/// Adds to a word.
+#[inline(always)]
+pub fn add(word: &mut u64, by: u64) {
+    // SAFETY: as above.
+    unsafe { atomic_xadd::<u64, u64, { SeqCst }>(word, by) };
 }
 
 /// The word now.

@@ -16,6 +16,7 @@ mod scan;
 mod scratch;
 mod sockops;
 mod splice;
+mod tally;
 mod verdict;
 mod watch;
 

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SockHash},
 };
 use proxy_common::{
     abi::{
@@ -14,6 +14,7 @@ use proxy_common::{
     flow::FlowKey,
     pair::{Pair, Waits},
     policy::{HostKey, PathNode, TargetKey},
+    tally::{Tally, TallyKey},
 };
 
 use crate::scratch::Scratch;
@@ -91,6 +92,11 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Records for the user half. Full: the record is lost and counted.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Exchanges carried, by series, method and status. Full: they are counted under `tally::OVERFLOW`, which
+/// the user half makes.
+#[map]
+pub static SPLICED: PerCpuHashMap<TallyKey, Tally> = PerCpuHashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Counters; the names are in [`counter::NAMES`].
 #[map]

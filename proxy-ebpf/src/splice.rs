@@ -7,7 +7,7 @@
 use crate::{
     atomic, control, ctx,
     maps::{PAIRED, PAIRS, SOCKETS, STATES, count},
-    scan, verdict,
+    scan, tally, verdict,
 };
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, sk_action::SK_PASS},
@@ -228,6 +228,7 @@ fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
     if pair.answer_left == 0 {
         pair.moved_ns = now();
         pair.exchanges += 1;
+        tally::count(pair, pair.moved_ns);
         atomic::keep(&mut pair.word, !ANSWER_OPEN);
     }
     true

@@ -10,6 +10,7 @@ mod selftest;
 mod services;
 mod stats;
 mod tables;
+mod tallies;
 mod workloads;
 
 pub use events::KernelEvent;
@@ -109,6 +110,7 @@ struct Kernel {
     tables: tables::Tables,
     /// `None` where the splice lane is off.
     pairs: Option<Arc<pairs::Pairs>>,
+    tallies: tallies::Tallies,
     sizes: Sizes,
     settings: Mutex<Settings>,
     compiled: Mutex<(services::Compiler, services::Tables)>,

@@ -180,6 +180,8 @@ pub struct RequestRecord {
     pub request_duration: Option<Duration>,
     /// From the request's head to the answer's head.
     pub response_duration: Option<Duration>,
+    /// From first byte read to the first byte of the endpoint's answer, where there was one.
+    pub time_to_first_byte: Option<Duration>,
     /// Time that the endpoint took, as `http_client_request_duration_seconds` counts it.
     pub upstream_duration: Option<Duration>,
     /// The endpoint that answered, or was tried last.

@@ -7,8 +7,10 @@ mod histogram;
 pub(crate) mod kernel;
 mod process;
 mod request;
+mod spliced;
 mod text;
 
+pub(crate) use spliced::Series;
 pub use text::Format;
 
 use crate::{
@@ -29,6 +31,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt,
     sync::{Arc, atomic::AtomicU64},
+    time::Instant,
 };
 
 /// Series that a family may have; see [`capped::Capped`].
@@ -44,6 +47,7 @@ pub struct Metrics {
     /// What the labels of kernel events are looked up in.
     snapshot: ArcSwap<Snapshot>,
     requests: Arc<request::Requests>,
+    spliced: spliced::Spliced,
     flows: Arc<flows::Flows>,
     kernel: Arc<Kernel>,
     opaque: Counter,
@@ -67,6 +71,7 @@ impl Default for Metrics {
             registry: Registry::default(),
             snapshot: ArcSwap::default(),
             requests: Arc::new(request::Requests::new()),
+            spliced: spliced::Spliced::new(),
             flows: Arc::new(flows::Flows::new()),
             kernel: Arc::default(),
             opaque: Counter::default(),
@@ -171,6 +176,12 @@ impl Metrics {
         }
     }
 
+    /// What the requests of a connection count for that the kernel half carries: route, source and
+    /// destination.
+    pub(crate) fn series(&self, route: &Arc<str>, source: &Arc<str>, destination: &Arc<str>) -> Arc<Series> {
+        self.spliced.series([route, source, destination].map(Arc::clone))
+    }
+
     /// A downstream connection was accepted.
     pub fn downstream_opened(&self) {
         self.downstream_opened.inc();
@@ -247,6 +258,7 @@ impl Metrics {
         names.extend(snapshot.clusters.iter().map(|cluster| &*cluster.name));
         names.extend(snapshot.workload_by_ip.values().map(|name| &**name));
         names.extend(endpoints.filter_map(|endpoint| endpoint.workload.as_deref()));
+        self.collect();
         self.requests.prune(|name| names.contains(name));
         self.flows.prune(|name| names.contains(name));
     }
@@ -256,12 +268,20 @@ impl Metrics {
 impl Metrics {
     /// All families with at least one series, as text.
     pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        self.collect();
         let mut text = String::new();
         open_metrics::encode(&mut text, &self.registry)?;
         Ok(match format {
             Format::OpenMetrics => text,
             Format::Prometheus => text::prometheus_of(&text),
         })
+    }
+
+    /// Adds what the kernel half has counted.
+    fn collect(&self) {
+        if let Some(view) = self.kernel.view() {
+            self.spliced.collect(view, &self.requests, Instant::now());
+        }
     }
 
     pub(crate) fn kernel(&self) -> &Kernel {
@@ -278,7 +298,9 @@ impl Metrics {
 
     /// Requests and opaque connections by lane.
     pub(crate) fn lanes(&self) -> BTreeMap<String, u64> {
-        let http = [LaneLabel::Relay, LaneLabel::Plain].map(|lane| (lane, self.requests.carried_by(lane)));
+        self.collect();
+        let http = [LaneLabel::Splice, LaneLabel::Relay, LaneLabel::Plain]
+            .map(|lane| (lane, self.requests.carried_by(lane)));
         let all = http.into_iter().chain([(LaneLabel::Opaque, self.opaque.get())]);
         all.map(|(lane, count)| (lane.label().to_owned(), count)).collect()
     }

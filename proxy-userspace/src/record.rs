@@ -207,6 +207,7 @@ impl Draft {
             duration,
             request_duration: self.request_completed.map(|at| at.saturating_duration_since(self.first_byte)),
             response_duration: self.answer_head.map(since_head),
+            time_to_first_byte: self.answer_head.map(|at| at.saturating_duration_since(self.first_byte)),
             upstream_duration: self
                 .upstream_began
                 .zip(self.upstream_ended)

@@ -22,6 +22,7 @@ use crate::{
     datapath::{Slot, Terms, UpstreamLane, kernel_generation, now_ns},
     downstream::{Downstream, Phase},
     flow::Reason,
+    metrics::Series,
     policy::Eligibility,
     route::{Route, route},
     snapshot::Endpoint,
@@ -67,6 +68,8 @@ pub(crate) struct Splice {
     position: Position,
     resumed: Mutex<Option<Resumed>>,
     alarm: Arc<Alarm>,
+    /// What the kernel half counts the connection's requests for; held so that it stays.
+    series: Mutex<Option<Arc<Series>>>,
 }
 
 /// A request that the kernel half began and the agent goes on with.
@@ -250,7 +253,14 @@ impl Splice {
         };
         self.alarm.limit(route.cluster.timeouts);
         let generation = kernel_generation(snapshot.generation);
-        Some(Terms { generation, policy, series: 0 })
+        let unknown = &downstream.relay.unknown_workload;
+        let source = snapshot.workload_by_ip.get(&downstream.client.0.ip()).unwrap_or(unknown);
+        let destination = endpoint.workload.as_ref().unwrap_or(unknown);
+        let metrics = &downstream.relay.observer.metrics;
+        let series = metrics.series(&route.cluster.name, source, destination);
+        let id = series.id;
+        *self.series.lock() = Some(series);
+        Some(Terms { generation, policy, series: id })
     }
 
     /// Ready when something happened that the connection's task must see to.

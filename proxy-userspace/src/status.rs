@@ -7,6 +7,7 @@ use crate::{
     policy::Eligibility,
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol},
 };
+use proxy_common::tally::{Tally, TallyKey};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr};
 
@@ -274,4 +275,14 @@ pub struct Degraded {
 pub trait KernelView: Debug + Send + Sync {
     /// Reads programs, maps and counters. May take milliseconds; called at most once a second.
     fn kernel_status(&self) -> anyhow::Result<KernelStatus>;
+
+    /// What the kernel half has counted of the requests it carried, since it was loaded.
+    fn tallies(&self) -> anyhow::Result<Vec<(TallyKey, Tally)>> {
+        Ok(Vec::new())
+    }
+
+    /// Nothing is counted under this key any more.
+    fn forget_tally(&self, _: &TallyKey) -> anyhow::Result<()> {
+        Ok(())
+    }
 }

@@ -72,12 +72,22 @@ fn status_shows_listeners_clusters_endpoints_maps_and_the_self_test() -> Result<
 #[test]
 fn the_lane_of_a_request_is_a_label() -> Result<()> {
     needs_kernel!();
-    for (mode, lane) in [("off", "plain"), ("on", "relay")] {
-        let scene = Scene::web(&[&format!("--acceleration={mode}")])?;
+    for (arguments, lanes) in [
+        (&["--acceleration=off"][..], &["plain"][..]),
+        (&["--acceleration=on", "--splice-pairs=0"], &["relay", "plain"]),
+        (&["--acceleration=on", "--splice-control=0%"], &["splice", "relay", "plain"]),
+    ] {
+        let scene = Scene::web(arguments)?;
         scene.load(&WEB.to_string(), &["--requests", "20"])?;
         let counted = |all: &Samples| all.sum(SERVER_COUNT, &[]) > 19.5;
         let samples = scene.agent.metrics_until("all are counted", counted)?;
-        assert!(samples.sum(SERVER_COUNT, &[("lane", lane)]) > 0.5, "{mode}: {samples:?}");
+        let by_lane = |lane| samples.sum(SERVER_COUNT, &[("lane", lane)]);
+        assert!(by_lane(lanes[0]) > 0.5, "{arguments:?}: nothing in {}", lanes[0]);
+        let sum: f64 = lanes.iter().map(|lane| by_lane(lane)).sum();
+        assert!((sum - 20.0).abs() < 0.5, "{arguments:?}: {sum} in {lanes:?}");
+        let told = scene.agent.status()?["lanes"].clone();
+        let told: u64 = lanes.iter().filter_map(|lane| told[lane].as_u64()).sum();
+        assert_eq!(told, 20, "{arguments:?}");
     }
     Ok(())
 }

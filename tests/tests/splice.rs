@@ -42,3 +42,67 @@ fn a_control_group_stays_in_relay_and_the_speedup_is_exported() -> Result<()> {
     assert!(relayed > 500.0 && spliced(&all) > 500.0, "{relayed} relayed, {} carried", spliced(&all));
     Ok(())
 }
+
+const SERVER: &str = "http_server_request_duration_seconds";
+
+/// A family of histograms on the splice lane.
+fn carried(all: &Samples, family: &str, part: &str) -> f64 {
+    all.sum(&format!("{family}_{part}"), &[("lane", "splice")])
+}
+
+#[test]
+fn every_carried_request_is_counted_once_and_stays_counted_when_its_connection_is_gone() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&["--acceleration=on", "--splice-control=0%"])?;
+    let load = ["--connections", "4", "--requests", "250", "--reconnect", "50"];
+    let told = scene.load(&WEB.to_string(), &load)?;
+    assert_eq!(told["statuses"]["200"], 1000, "{told}");
+    let count = format!("{SERVER}_count");
+    let samples = scene.agent.metrics_until("all are counted", |all| all.sum(&count, &[]) > 999.5)?;
+    assert!((samples.sum(&count, &[]) - 1000.0).abs() < 0.5, "{samples:?}");
+    let told = carried(&samples, SERVER, "count");
+    assert!(told > 900.0, "{told} were carried");
+    assert!((told - spliced(&samples)).abs() < 0.5, "{told} of {}", spliced(&samples));
+    let labels = [
+        ("lane", "splice"),
+        ("http_request_method", "GET"),
+        ("http_response_status_code", "200"),
+        ("http_route", "demo/web:8080"),
+    ];
+    assert!((samples.sum(&count, &labels) - told).abs() < 0.5, "{samples:?}");
+    for family in [
+        "http_client_request_duration_seconds",
+        "weir_time_to_first_byte_seconds",
+        "weir_answer_body_duration_seconds",
+    ] {
+        assert!((carried(&samples, family, "count") - told).abs() < 0.5, "{family}");
+    }
+    let again = scene.agent.metrics()?;
+    assert!((again.sum(&count, &[]) - 1000.0).abs() < 0.5, "a second look counts nothing twice");
+    Ok(())
+}
+
+#[test]
+fn time_to_first_byte_and_the_bodys_time_are_told_apart_on_both_lanes() -> Result<()> {
+    needs_kernel!();
+    for (mode, lane) in [("on", "splice"), ("off", "plain")] {
+        // Ten bytes, 10 ms between two of them; and 100 ms before the first.
+        for (path, first_byte, body) in [("/trickle/10/10", 0.0, 0.09), ("/delay/100", 0.1, 0.0)] {
+            let scene = Scene::web(&[&format!("--acceleration={mode}"), "--splice-control=0%"])?;
+            // One connection: short requests make it a spliced one.
+            let paths = ["/"].repeat(30).into_iter().chain([path; 3]);
+            scene.client.curl(paths.map(|path| format!("http://{WEB}{path}")))?.success()?;
+            let count = format!("{SERVER}_count");
+            let samples = scene.agent.metrics_until("all are counted", |all| all.sum(&count, &[]) > 32.5)?;
+            let sum = |family: &str| samples.sum(&format!("{family}_sum"), &[("lane", lane)]);
+            let waited = sum("weir_time_to_first_byte_seconds");
+            let flowed = sum("weir_answer_body_duration_seconds");
+            let whole = sum(SERVER);
+            let told = format!("{path} on {lane}: {waited} s and {flowed} s of {whole} s");
+            assert!(waited > 3.0 * first_byte && waited < 3.0 * first_byte + 0.09, "{told}");
+            assert!(flowed > 3.0 * body && flowed < 3.0 * body + 0.09, "{told}");
+            assert!((waited + flowed - whole).abs() < 0.001, "{told}");
+        }
+    }
+    Ok(())
+}

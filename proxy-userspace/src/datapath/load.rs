@@ -7,6 +7,7 @@ use super::{
     events::{EventReader, KernelEvent},
     pairs::Pairs,
     tables::Tables,
+    tallies::Tallies,
     workloads::Workloads,
 };
 use crate::{
@@ -110,6 +111,7 @@ impl Datapath {
         let mut ebpf = load_object(sizes)?;
         let (tables, ring) = Tables::take(&mut ebpf)?;
         let array = Tables::take_pairs(&mut ebpf)?;
+        let tallies = Tallies::take(&mut ebpf)?;
 
         let mut degraded = Vec::new();
         let layout = layout(options, &mut degraded);
@@ -141,6 +143,7 @@ impl Datapath {
                 ebpf: Mutex::new(ebpf),
                 tables,
                 pairs,
+                tallies,
                 sizes,
                 settings: Mutex::new(settings),
                 compiled: Mutex::default(),

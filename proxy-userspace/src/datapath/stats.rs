@@ -1,13 +1,16 @@
 //! What the kernel half is and does, for metrics and `weir status`.
 
-use super::{Datapath, Kernel, MAX_PATHS, MAX_WORKLOADS, SelfTest, tables::Table};
+use super::{Datapath, Kernel, MAX_PATHS, MAX_WORKLOADS, SelfTest, tables::Table, tallies::MAX_TALLIES};
 use crate::{
     config::Acceleration,
     status::{Board, KernelStatus, KernelView, MapStatus, Mode, OpenFlows, ProgramStatus, SelfTest as Check},
 };
 use aya::Pod;
 use clap::ValueEnum;
-use proxy_common::abi::{END_OPENER_GONE, Flow, HOP_DOWNSTREAM, counter};
+use proxy_common::{
+    abi::{END_OPENER_GONE, Flow, HOP_DOWNSTREAM, counter},
+    tally::{Tally, TallyKey},
+};
 use std::sync::Arc;
 
 impl Datapath {
@@ -68,6 +71,14 @@ impl KernelView for Kernel {
             pairs: self.pairs.as_ref().map(|pairs| pairs.counts()),
         })
     }
+
+    fn tallies(&self) -> anyhow::Result<Vec<(TallyKey, Tally)>> {
+        self.tallies.read()
+    }
+
+    fn forget_tally(&self, key: &TallyKey) -> anyhow::Result<()> {
+        self.tallies.remove(key)
+    }
 }
 
 impl Kernel {
@@ -101,6 +112,11 @@ impl Kernel {
                 name: "PATHS".to_owned(),
                 entries: self.policies.lock().nodes() as u64,
                 capacity: MAX_PATHS.into(),
+            },
+            MapStatus {
+                name: "SPLICED".to_owned(),
+                entries: self.tallies.len() as u64,
+                capacity: MAX_TALLIES.into(),
             },
         ]
     }

@@ -122,7 +122,7 @@ fn absent_is_none<T>(outcome: Result<T, MapError>) -> Result<Option<T>, MapError
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
     ebpf.take_map(name).with_context(|| format!("the kernel half has no map {name}"))
 }
 

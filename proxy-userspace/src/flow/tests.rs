@@ -21,6 +21,7 @@ pub(crate) fn record() -> RequestRecord {
         duration: Duration::from_micros(1234),
         request_duration: Some(Duration::from_micros(10)),
         response_duration: Some(Duration::from_millis(1)),
+        time_to_first_byte: Some(Duration::from_millis(1)),
         upstream_duration: Some(Duration::from_millis(1)),
         upstream_host: Some("10.0.0.2:80".parse().unwrap()),
         attempts: 1,

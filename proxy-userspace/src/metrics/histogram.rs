@@ -11,30 +11,8 @@ use std::{
 /// Upper bounds in nanoseconds, ascending; the unbounded bucket is implied.
 pub(crate) type Bounds = &'static [u64];
 
-/// OpenTelemetry's bounds for HTTP durations, preceded by finer ones: a request inside a node
-/// takes less than OpenTelemetry's first bucket.
-pub(crate) const REQUEST_BOUNDS: Bounds = &[
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    75_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    750_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    7_500_000_000,
-    10_000_000_000,
-];
+/// Durations of requests, in both halves.
+pub(crate) const REQUEST_BOUNDS: Bounds = &proxy_common::tally::REQUEST_BOUNDS;
 
 /// Round trips and handshakes: 10 us (two sockets of one node) to 5 s (retransmitted SYNs).
 pub(crate) const TCP_BOUNDS: Bounds = &[
@@ -80,6 +58,14 @@ impl Histogram {
             count.fetch_add(1, Relaxed);
         }
         self.sum_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// Counts durations that the kernel half has sorted into buckets.
+    pub(crate) fn add(&self, counts: &[u64], sum_ns: u64) {
+        for (count, by) in self.counts.iter().zip(counts) {
+            count.fetch_add(*by, Relaxed);
+        }
+        self.sum_ns.fetch_add(sum_ns, Relaxed);
     }
 
     /// How many were counted.

@@ -33,6 +33,11 @@ impl Kernel {
         self.view.get_or_init(|| view);
     }
 
+    /// The kernel half, if there is one.
+    pub(super) fn view(&self) -> Option<&dyn KernelView> {
+        self.view.get().map(|view| &**view)
+    }
+
     /// A reading of the last second; `None` without a kernel half.
     pub(crate) fn status(&self) -> Option<Reading> {
         let view = self.view.get()?;

@@ -4,6 +4,7 @@ use super::{
     SERIES_LIMIT,
     capped::{Capped, Labels, OTHER},
     histogram::{Histogram, REQUEST_BOUNDS},
+    spliced::Series,
 };
 use crate::flow::{LaneLabel, Reason, RequestRecord};
 use hashbrown::Equivalent;
@@ -13,6 +14,10 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder},
     metrics::MetricType,
     registry::Unit,
+};
+use proxy_common::{
+    policy::method,
+    tally::{Tally, TallyKey},
 };
 use std::{fmt, sync::Arc};
 
@@ -42,7 +47,7 @@ impl From<u16> for Status {
     }
 }
 
-/// The labels of both histograms, owned or borrowed from a record.
+/// The labels of the histograms, owned or borrowed from a record.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct RequestLabels<S> {
     method: &'static str,
@@ -66,6 +71,38 @@ impl<'a> RequestLabels<&'a str> {
             lane: record.lane.label(),
             error: record.reason.map(Reason::label),
         }
+    }
+}
+
+impl<'a> RequestLabels<&'a str> {
+    /// Of requests that the kernel half carried.
+    pub(super) fn of_spliced(key: &TallyKey, series: &'a Series) -> Self {
+        Self {
+            method: method_of(key.method),
+            status: match u16::try_from(key.status) {
+                Ok(0) | Err(_) => Status::Other,
+                Ok(code) => code.into(),
+            },
+            route: Some(&series.route),
+            source: &series.source,
+            destination: &series.destination,
+            lane: LaneLabel::Splice.label(),
+            error: None,
+        }
+    }
+}
+
+/// The name of a [`method`] bit.
+const fn method_of(bit: u32) -> &'static str {
+    match bit {
+        method::GET => "GET",
+        method::HEAD => "HEAD",
+        method::POST => "POST",
+        method::PUT => "PUT",
+        method::DELETE => "DELETE",
+        method::OPTIONS => "OPTIONS",
+        method::PATCH => "PATCH",
+        _ => "_OTHER",
     }
 }
 
@@ -135,20 +172,23 @@ impl EncodeLabelSet for RequestLabels<Arc<str>> {
     }
 }
 
-/// Both histograms of one label set.
+/// The histograms of one label set.
 #[derive(Debug)]
 pub(super) struct Exchange {
     server: Histogram,
     client: Histogram,
+    first_byte: Histogram,
+    body: Histogram,
 }
 
 impl Exchange {
     fn new() -> Self {
-        Self { server: Histogram::new(REQUEST_BOUNDS), client: Histogram::new(REQUEST_BOUNDS) }
+        let empty = || Histogram::new(REQUEST_BOUNDS);
+        Self { server: empty(), client: empty(), first_byte: empty(), body: empty() }
     }
 }
 
-/// `http_server_request_duration_seconds` and `http_client_request_duration_seconds`.
+/// `http_server_request_duration_seconds` and what it consists of.
 #[derive(Debug)]
 pub(super) struct Requests(Capped<RequestLabels<Arc<str>>, Exchange>);
 
@@ -164,6 +204,10 @@ impl Requests {
         let own_answer = record.reason.is_some_and(|reason| reason.status() == record.status);
         self.0.with(&labels, |exchange| {
             exchange.server.observe(record.duration);
+            if let Some(first_byte) = record.time_to_first_byte {
+                exchange.first_byte.observe(first_byte);
+                exchange.body.observe(record.duration.saturating_sub(first_byte));
+            }
             if let (Some(duration), false) = (upstream, own_answer) {
                 exchange.client.observe(duration);
             }
@@ -173,6 +217,17 @@ impl Requests {
             labels.status = Status::None;
             self.0.with(&labels, |exchange| exchange.client.observe(duration));
         }
+    }
+
+    /// Counts requests that the kernel half carried: the endpoint takes all their time.
+    pub(super) fn add(&self, labels: &RequestLabels<&str>, tally: &Tally) {
+        let whole_ns = tally.first_byte_ns.saturating_add(tally.body_ns);
+        self.0.with(labels, |exchange| {
+            exchange.server.add(&tally.exchange, whole_ns);
+            exchange.client.add(&tally.exchange, whole_ns);
+            exchange.first_byte.add(&tally.first_byte, tally.first_byte_ns);
+            exchange.body.add(&tally.body, tally.body_ns);
+        });
     }
 
     /// Drops series of workloads and routes that `known` does not know any more, if room is short.
@@ -194,13 +249,23 @@ impl Collector for Requests {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let series = self.0.snapshot();
         type Side = fn(&Exchange) -> &Histogram;
-        let families: [(&str, &str, Side); 2] = [
+        let families: [(&str, &str, Side); 4] = [
             (
                 "http_server_request_duration",
                 "From a request's first byte read to its answer's last byte written",
                 |exchange| &exchange.server,
             ),
             ("http_client_request_duration", "How long the endpoint took", |exchange| &exchange.client),
+            (
+                "weir_time_to_first_byte",
+                "From a request's first byte read to the first byte of the endpoint's answer",
+                |exchange| &exchange.first_byte,
+            ),
+            (
+                "weir_answer_body_duration",
+                "From the first byte of the endpoint's answer to its last byte written",
+                |exchange| &exchange.body,
+            ),
         ];
         for (name, help, side) in families {
             let mut used = series.iter().filter(|(_, one)| !side(one).is_empty()).peekable();
