@@ -3,7 +3,7 @@
 //! It answers for heads that are beyond doubt: complete, in a window of [`WINDOW`] bytes, and read the
 //! same way by every parser. Everything else is [`Unsure`], never a guess.
 //!
-//! A byte is one step of a table-driven automaton ([`mod@table`]): the entry names the next state and a
+//! A byte is one step of a table-driven automaton ([`mod@table`]): a transition names the next state and a
 //! *cell*, in which the byte's position is noted and which is counted, whether or not anybody asks. Nothing
 //! branches on a byte's value, so that the verifier follows one path through the loop.
 
@@ -12,7 +12,7 @@ mod table;
 mod tests;
 
 use crate::policy::method;
-use table::{ACTION_SHIFT, ANSWER, CLASS_BITS, CLASSES, DONE, FIRST_LIVE, REQUEST, ROW_MASK, TABLE, action};
+use table::{ACTIONS, ANSWER, CLASSES, DONE, FIRST_LIVE, NEXT, REQUEST, action, index};
 
 /// Bytes of a head that are looked at; longer heads are the agent's.
 pub const WINDOW: usize = 2048;
@@ -139,7 +139,7 @@ pub enum Framing {
 
 /// Where a scan is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct State(u32);
+pub struct State(u8);
 
 impl State {
     /// Before a request.
@@ -151,21 +151,22 @@ impl State {
     #[inline(always)]
     #[must_use]
     pub fn is_final(self) -> bool {
-        self.0 & ROW_MASK < (FIRST_LIVE as u32) << CLASS_BITS
+        self.0 < FIRST_LIVE
     }
 
     /// As a number, which [`Self::from_bits`] takes back: for crossing a call.
     #[inline(always)]
     #[must_use]
     pub fn bits(self) -> u32 {
-        self.0
+        u32::from(self.0)
     }
 
     /// See [`Self::bits`].
     #[inline(always)]
     #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "a state is a byte")]
     pub fn from_bits(bits: u32) -> Self {
-        Self(bits)
+        Self(bits as u8)
     }
 
     /// Whether the head was read to its end; `seen` bytes were read.
@@ -191,11 +192,10 @@ impl State {
             Unsure::HopByHop,
             Unsure::Status,
         ];
-        let id = (self.0 & ROW_MASK) >> CLASS_BITS;
-        if id == u32::from(DONE) {
+        if self.0 == DONE {
             return Ok(());
         }
-        match REASONS.get(id as usize - 1) {
+        match REASONS.get(usize::from(self.0) - 1) {
             Some(reason) => Err(*reason),
             None if seen as usize >= WINDOW => Err(Unsure::BeyondWindow),
             None => Err(Unsure::Incomplete),
@@ -266,14 +266,14 @@ impl Cells {
 #[inline(always)]
 #[must_use]
 pub fn step(state: State, byte: u8, at: u32, cells: &mut Cells) -> State {
-    let class = CLASSES.get(usize::from(byte)).map_or(0, |class| u32::from(*class));
-    let index = (state.0 | class) & ROW_MASK;
-    let entry = TABLE.get(index as usize).map_or(0, |entry| *entry);
-    if let Some(cell) = cells.0.get_mut((entry >> ACTION_SHIFT) as usize & (CELL_COUNT - 1)) {
+    let class = CLASSES.get(usize::from(byte)).map_or(0, |class| *class);
+    let transition = index(class, state.0);
+    let action = ACTIONS.get(transition).map_or(0, |action| *action);
+    if let Some(cell) = cells.0.get_mut(usize::from(action) & (CELL_COUNT - 1)) {
         cell.at = at;
         cell.count = cell.count.wrapping_add(1);
     }
-    State(entry)
+    State(NEXT.get(transition).map_or(0, |next| *next))
 }
 
 /// What a scan from [`State::REQUEST`] found in `seen` bytes. `number` reads the digits of a span.

@@ -219,7 +219,6 @@ pub fn data(msg: *mut sk_msg_md) -> (usize, usize) {
 /// Makes the first `len` bytes of a message linear, or all that it has. Copied is what crosses the end of
 /// the kernel's buffer, one small message in some hundred, and what the sender can still change
 /// (sendfile, `MSG_ZEROCOPY`).
-#[allow(dead_code, reason = "called by the splice program, which comes next")]
 #[inline(always)]
 pub fn pull(msg: *mut sk_msg_md, len: usize) {
     let (data, end) = self::data(msg);

@@ -1,8 +1,8 @@
 //! The automaton that reads heads, built when this crate is compiled.
 //!
 //! Grammar: RFC 9112 sections 3 to 5, without what it only tolerates, and RFC 9110 section 5. Bytes fall
-//! into 64 classes; an entry of the table holds the next state's row and an action, the index of the
-//! cell that notes the byte's position.
+//! into 64 classes; a transition is a next state and an action, the index of the cell that notes the byte's
+//! position.
 #![allow(
     clippy::indexing_slicing,
     clippy::panic,
@@ -14,13 +14,8 @@ use super::Unsure;
 
 /// Entries: 256 states of 64 classes.
 pub(super) const TABLE_LEN: usize = 256 * CLASS_COUNT;
-/// An entry's state; the class's bits in it are zero.
-pub(super) const ROW_MASK: u32 = TABLE_LEN as u32 - 1;
-/// Where an entry's action begins.
-pub(super) const ACTION_SHIFT: u32 = 16;
-/// Bits of a class, below the state's.
-pub(super) const CLASS_BITS: u32 = 6;
-const CLASS_COUNT: usize = 1 << CLASS_BITS;
+/// Classes of bytes, a power of two.
+pub(super) const CLASS_COUNT: usize = 64;
 
 /// The final state of a head that was read to its end; others are [`Unsure`] reasons.
 pub(super) const DONE: u8 = 0;
@@ -83,13 +78,16 @@ const ADDRESS: u64 = set(b"0123456789abcdefABCDEF:.");
 pub(super) static CLASSES: [u8; 256] = CLASS_OF;
 const CLASS_OF: [u8; 256] = classes();
 
-/// The transitions; index: row of the state, plus class.
-pub(super) static TABLE: [u32; TABLE_LEN] = MACHINE.table;
+/// The next states, by class and state: in this order, and of one byte each, because the state's way
+/// through the processor is what the scan waits for. An addition and a load are the least.
+pub(super) static NEXT: [u8; TABLE_LEN] = MACHINE.next;
+/// The actions of the same transitions.
+pub(super) static ACTIONS: [u8; TABLE_LEN] = MACHINE.actions;
 const MACHINE: Machine = machine();
 /// Where a request begins.
-pub(super) const REQUEST: u32 = row(MACHINE.request);
+pub(super) const REQUEST: u8 = MACHINE.request;
 /// Where an answer begins.
-pub(super) const ANSWER: u32 = row(MACHINE.answer);
+pub(super) const ANSWER: u8 = MACHINE.answer;
 
 const fn classes() -> [u8; 256] {
     let mut classes = [0; 256];
@@ -150,12 +148,15 @@ const fn set(bytes: &[u8]) -> u64 {
     set
 }
 
-const fn row(state: u8) -> u32 {
-    (state as u32) << CLASS_BITS
+/// Where a transition lies in its table.
+#[inline(always)]
+pub(super) const fn index(class: u8, state: u8) -> usize {
+    (class as usize & (CLASS_COUNT - 1)) << u8::BITS | state as usize
 }
 
 struct Machine {
-    table: [u32; TABLE_LEN],
+    next: [u8; TABLE_LEN],
+    actions: [u8; TABLE_LEN],
     states: usize,
     request: u8,
     answer: u8,
@@ -175,7 +176,13 @@ struct Fields {
 }
 
 const fn machine() -> Machine {
-    let mut machine = Machine { table: [0; TABLE_LEN], states: FIRST_LIVE as usize, request: 0, answer: 0 };
+    let mut machine = Machine {
+        next: [0; TABLE_LEN],
+        actions: [0; TABLE_LEN],
+        states: FIRST_LIVE as usize,
+        request: 0,
+        answer: 0,
+    };
     let mut done = 0;
     while done < FIRST_LIVE {
         machine.on(done, !0, done, action::NONE);
@@ -206,7 +213,9 @@ impl Machine {
         let mut class = 0;
         while class < CLASS_COUNT {
             if classes >> class & 1 != 0 {
-                self.table[row(state) as usize + class] = action << ACTION_SHIFT | row(next);
+                let at = index(class as u8, state);
+                self.next[at] = next;
+                self.actions[at] = action as u8;
             }
             class += 1;
         }
@@ -226,8 +235,7 @@ impl Machine {
     }
 
     const fn next(&self, state: u8, byte: u8) -> u8 {
-        let entry = self.table[row(state) as usize + CLASS_OF[byte as usize] as usize];
-        (entry >> CLASS_BITS) as u8
+        self.next[index(CLASS_OF[byte as usize], state)]
     }
 
     const fn request_line(&mut self, line_end: u8) {
