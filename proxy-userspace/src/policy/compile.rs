@@ -153,15 +153,18 @@ impl Entry {
     }
 }
 
-/// What a rule does to targets that begin like this.
+/// What a rule does to targets that begin alike: hosts, methods and rule of a [`Candidate`]; `None`: the
+/// agent must decide.
+type Choice = Option<(u64, u32, u32)>;
+
+/// A choice, and how its targets begin.
 struct Offer {
     prefix: Vec<u8>,
-    /// `None`: the agent must decide.
-    candidate: Option<(u64, u32, u32)>,
+    candidate: Choice,
 }
 
 /// Offers, in the order of their rules, by what targets begin with.
-struct Offers(HashMap<Vec<u8>, Vec<(usize, Option<(u64, u32, u32)>)>>);
+struct Offers(HashMap<Vec<u8>, Vec<(usize, Choice)>>);
 
 impl Offers {
     fn new(offers: Vec<Offer>) -> Self {
@@ -173,7 +176,7 @@ impl Offers {
     }
 
     /// Those that are about all targets of a node. A whole target's zero byte is in no other's prefix.
-    fn covering(&self, node: &[u8]) -> Vec<Option<(u64, u32, u32)>> {
+    fn covering(&self, node: &[u8]) -> Vec<Choice> {
         let prefixes = (0..=node.len()).filter_map(|length| node.get(..length));
         let mut found: Vec<_> = prefixes.filter_map(|prefix| self.0.get(prefix)).flatten().collect();
         found.sort_by_key(|(index, _)| *index);
