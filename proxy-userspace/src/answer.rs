@@ -32,6 +32,16 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     response
 }
 
+/// For a request whose client saw at most part of an answer, with this status: only its record counts.
+pub(crate) fn unseen(mut open: OpenRequest, failure: Failure, status: u16) -> Response<AnswerBody> {
+    let draft = open.draft();
+    draft.status = status;
+    draft.failure = Some(failure);
+    let mut response = Response::new(AnswerBody::local(String::new(), open));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// The same, as bytes, for a request whose head never became complete.
 pub(crate) fn raw(status: StatusCode, text: &str) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();

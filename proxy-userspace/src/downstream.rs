@@ -11,7 +11,7 @@ use crate::{
     relay::Relay,
     snapshot::Timeouts,
     splice::Splice,
-    wire::Wire,
+    wire::{self, Wire},
 };
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -345,6 +345,9 @@ impl Read for DownstreamIo {
 impl Write for DownstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.shared.splice.written(false);
+        if self.shared.splice.is_cut() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         self.shared.wire.poll_write(cx, buf)
     }
 
@@ -356,6 +359,10 @@ impl Write for DownstreamIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.splice.is_cut() {
+            wire::reset_on_close(self.shared.wire.stream());
+            return Poll::Ready(Ok(()));
+        }
         Poll::Ready(self.shared.wire.shut_write())
     }
 
@@ -369,6 +376,9 @@ impl Write for DownstreamIo {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.shared.splice.written(false);
+        if self.shared.splice.is_cut() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         self.shared.wire.poll_write_vectored(cx, slices)
     }
 }

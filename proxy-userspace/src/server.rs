@@ -1,31 +1,27 @@
-//! The request pipeline, and the task that drives one downstream connection through it.
+//! The request pipeline.
+
+mod drive;
+
+use drive::{End, drive};
 
 use crate::{
     answer, balance,
     body::{AnswerBody, RequestBody},
     datapath::UpstreamLane,
-    deadline::Late,
     downstream::{Downstream, DownstreamIo, Phase},
     fields::{self, Message},
     flow::{LaneLabel, Reason},
-    liveness,
     record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
     route::{Route, route},
     snapshot::{Cluster, Endpoint},
-    splice::{self, Task, Turn},
+    splice::Task,
     upstream::{Birthplace, SendError, Source, Upstream, acquire},
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::Poll,
-};
+use std::{convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 
 /// Largest request head, and the most that is read at once.
@@ -53,92 +49,8 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let answered = matches!(end, End::Done(Ok(())));
     drop(http);
     conclude(&downstream, end).await;
-    if answered && downstream.has_unread_request() {
+    if answered && downstream.has_unread_request() && !downstream.splice.is_cut() {
         downstream.wire.discard().await;
-    }
-}
-
-/// How a connection ended.
-enum End {
-    /// hyper is through with it.
-    Done(Result<(), hyper::Error>),
-    /// No request came for too long.
-    Idle,
-    /// A request's head was not complete in time.
-    HeadTimeout,
-    /// The client is gone, or does not take its answer, or the agent waits no longer.
-    Abandoned,
-}
-
-/// Polls hyper, and beside it what hyper does not watch: the deadlines, a client that goes away
-/// while its request is in flight, the agent's own leaving.
-async fn drive<S>(downstream: &Downstream, mut http: Pin<&mut http1::Connection<DownstreamIo, S>>) -> End
-where
-    S: hyper::service::HttpService<Incoming, ResBody = AnswerBody>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let drain = &downstream.relay.drain;
-    let mut timer = pin!(downstream.deadline.timer());
-    let mut departure = pin!(client_departs(downstream));
-    let mut change = pin!(drain.changed());
-    let mut carried = pin!(splice::turn(downstream));
-    let mut told_to_leave = false;
-    std::future::poll_fn(|cx| {
-        if change.as_mut().poll(cx).is_ready() {
-            change.set(drain.changed());
-            change.as_mut().enable();
-        }
-        if drain.is_aborting() {
-            return Poll::Ready(End::Abandoned);
-        }
-        if drain.is_leaving() && !told_to_leave && downstream.splice.take_back() {
-            told_to_leave = true;
-            http.as_mut().graceful_shutdown();
-        }
-        let mut late = None;
-        loop {
-            if let Poll::Ready(done) = http.as_mut().poll(cx) {
-                return Poll::Ready(End::Done(done));
-            }
-            downstream.report_ended(None);
-            match carried.as_mut().poll(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Turn::Again) => {
-                    carried.set(splice::turn(downstream));
-                    continue;
-                }
-                Poll::Ready(Turn::Cut) => return Poll::Ready(End::Abandoned),
-            }
-            if late.is_some() && downstream.deadline.expired() == late {
-                // Nobody noticed: hyper waits for the client to take what was written.
-                return Poll::Ready(End::Abandoned);
-            }
-            let in_flight = downstream.phase() == Phase::Request || downstream.splice.is_busy();
-            if in_flight && departure.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Abandoned);
-            }
-            match downstream.deadline.poll(cx, timer.as_mut()) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Late::Idle) if downstream.is_idle() => return Poll::Ready(End::Idle),
-                Poll::Ready(Late::Idle) => {}
-                Poll::Ready(Late::Stage(Reason::RequestHeadTimeout)) => {
-                    return Poll::Ready(End::HeadTimeout);
-                }
-                // The request's guard notices when hyper polls it.
-                Poll::Ready(Late::Stage(reason)) => late = Some(reason),
-            }
-        }
-    })
-    .await
-}
-
-/// Completes when the client can take no answer any more. Closing its writing half is no departure.
-async fn client_departs(downstream: &Downstream) {
-    if downstream.wire.disturbed().await {
-        tokio::select! {
-            () = liveness::client_is_gone(downstream) => {}
-            () = downstream.wire.broken() => {}
-        }
     }
 }
 
@@ -199,7 +111,10 @@ async fn exchange(
         Ok((head, incoming, upstream)) => {
             Response::from_parts(head, AnswerBody::endpoint(incoming, upstream, open))
         }
-        Err(failure) => answer::local(open, failure),
+        Err(failure) => match resumed.map(|resumed| resumed.task) {
+            Some(Task::Cut(_, status)) => answer::unseen(open, failure, status),
+            _ => answer::local(open, failure),
+        },
     })
 }
 
@@ -215,7 +130,9 @@ async fn relay(
     let route = route(&snapshot, downstream.orig_dst).ok_or(Reason::NoRoute)?;
     drop(snapshot);
     draft.cluster = Some(Arc::clone(&route.cluster));
-    if let Some(Task::Refuse(reason)) = downstream.splice.resumed().map(|resumed| resumed.task) {
+    if let Some(Task::Refuse(reason) | Task::Cut(reason, _)) =
+        downstream.splice.resumed().map(|resumed| resumed.task)
+    {
         draft.lane = LaneLabel::Splice;
         return Err(reason.into());
     }

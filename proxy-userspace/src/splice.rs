@@ -12,28 +12,29 @@
 
 mod alarm;
 mod position;
+mod resume;
 mod worth;
 
 pub(crate) use alarm::Watched;
+pub(crate) use resume::{Resumed, Task};
 pub(crate) use worth::Worth;
 
 use crate::{
     balance::random,
-    datapath::{Slot, Terms, UpstreamLane, kernel_generation, now_ns},
+    datapath::{Slot, Terms, UpstreamLane, kernel_generation},
     downstream::{Downstream, Phase},
-    flow::Reason,
     metrics::Series,
     policy::Eligibility,
     route::{Route, route},
     snapshot::Endpoint,
     upstream::Upstream,
-    wire,
 };
 use alarm::{Alarm, Carried, Ring};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use position::Position;
 use proxy_common::{pair, policy::POLICY_NONE};
+use resume::instant;
 use std::{
     future::Future,
     pin::pin,
@@ -63,6 +64,7 @@ pub(crate) struct Splice {
     is_control: AtomicBool,
     /// The connection has something to do that must wait for the end of an exchange.
     waits: AtomicBool,
+    is_cut: AtomicBool,
     exchanges: AtomicU32,
     written: AtomicBool,
     position: Position,
@@ -70,33 +72,6 @@ pub(crate) struct Splice {
     alarm: Arc<Alarm>,
     /// What the kernel half counts the connection's requests for; held so that it stays.
     series: Mutex<Option<Arc<Series>>>,
-}
-
-/// A request that the kernel half began and the agent goes on with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Resumed {
-    /// When its first byte was sent.
-    pub(crate) began: Instant,
-    /// What is to be done with it.
-    pub(crate) task: Task,
-}
-
-/// See [`Resumed`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Task {
-    /// Read the answer from the endpoint that has the request.
-    ReadAnswer,
-    /// Answer it without one.
-    Refuse(Reason),
-}
-
-/// What the connection's task does when something happened to its pair.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Turn {
-    /// There is something for hyper to read.
-    Again,
-    /// The client has part of an answer that will not come to its end.
-    Cut,
 }
 
 impl Splice {
@@ -264,7 +239,7 @@ impl Splice {
     }
 
     /// Ready when something happened that the connection's task must see to.
-    fn poll(&self, cx: &mut Context<'_>, downstream: &Downstream) -> Poll<Turn> {
+    fn poll(&self, cx: &mut Context<'_>, downstream: &Downstream) -> Poll<()> {
         if !self.is_armed() {
             return Poll::Pending;
         }
@@ -279,60 +254,9 @@ impl Splice {
             return self.disturbed();
         }
         if self.waits.load(Relaxed) && self.take_back() {
-            return Poll::Ready(Turn::Again);
+            return Poll::Ready(());
         }
         Poll::Pending
-    }
-
-    /// The endpoint sent something to the agent, or its connection has ended.
-    fn disturbed(&self) -> Poll<Turn> {
-        let turned = self.slot.lock().as_ref().is_some_and(|slot| slot.turn() && slot.resume());
-        if turned {
-            if let Some(upstream) = self.upstream.lock().as_mut() {
-                upstream.owes_answer = true;
-            }
-            self.resume(Task::ReadAnswer);
-            return Poll::Ready(Turn::Again);
-        }
-        if self.take_back() {
-            // Nothing was due: the endpoint has closed its idle connection, as it may.
-            self.part();
-            *self.upstream.lock() = None;
-            return Poll::Ready(Turn::Again);
-        }
-        Poll::Ready(Turn::Cut)
-    }
-
-    /// The exchange has taken too long.
-    fn late(&self, reason: Reason) -> Poll<Turn> {
-        let gave_up = self.slot.lock().as_ref().and_then(|slot| {
-            let body_open = slot.word() & pair::REQUEST_OPEN != 0;
-            slot.give_up().then_some(body_open)
-        });
-        let Some(body_open) = gave_up else {
-            // It was answered just in time, or only in part.
-            return if self.is_busy() { Poll::Ready(Turn::Cut) } else { Poll::Pending };
-        };
-        self.part();
-        *self.upstream.lock() = None;
-        self.resume(Task::Refuse(if body_open { Reason::RequestBodyIdle } else { reason }));
-        Poll::Ready(Turn::Again)
-    }
-
-    fn resume(&self, task: Task) {
-        let slot = self.slot.lock();
-        let Some(slot) = slot.as_ref() else { return };
-        let (head, whole) = slot.request();
-        // hyper wants to read the whole request; the endpoint has it, or nobody needs it.
-        let mut request = BytesMut::from(head);
-        if !matches!(task, Task::Refuse(Reason::RequestBodyIdle)) {
-            request.resize(whole as usize, 0);
-        }
-        let began = instant(slot.times().0);
-        self.armed.store(false, Relaxed);
-        self.waits.store(false, Relaxed);
-        *self.resumed.lock() = Some(Resumed { began, task });
-        self.position.inject(request.freeze());
     }
 
     /// Closes the endpoint's connection, which has been idle for as long as one may be: the endpoint is
@@ -417,22 +341,15 @@ fn is_one_of(part: f64) -> bool {
     drawn < part
 }
 
-/// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.
-fn instant(ns: u64) -> Instant {
-    let ago = now_ns().saturating_sub(ns);
-    let now = Instant::now();
-    now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
-}
-
-/// Completes when something happened that the connection's task must see to.
-pub(crate) async fn turn(downstream: &Downstream) -> Turn {
+/// Completes when something happened after which hyper is to be polled.
+pub(crate) async fn turn(downstream: &Downstream) {
     let splice = &downstream.splice;
     let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
     let mut pausing = false;
     let turn = std::future::poll_fn(|cx| {
         loop {
-            if let Poll::Ready(turn) = splice.poll(cx, downstream) {
-                return Poll::Ready(turn);
+            if splice.poll(cx, downstream).is_ready() {
+                return Poll::Ready(());
             }
             if !splice.waits.load(Relaxed) {
                 return Poll::Pending;
@@ -444,9 +361,5 @@ pub(crate) async fn turn(downstream: &Downstream) -> Turn {
             pausing = false;
         }
     });
-    let turn = turn.await;
-    if turn == Turn::Cut {
-        wire::reset_on_close(downstream.wire.stream());
-    }
-    turn
+    turn.await;
 }

@@ -187,6 +187,16 @@ impl Slot {
         self.change(pair::resumed)
     }
 
+    /// Takes the pair whatever is under way on it. Its sockets must not be used again.
+    pub(crate) fn seize(&self) {
+        self.change(|word| Some(pair::freed(word)));
+    }
+
+    /// The status of the answer under way, or of the last one.
+    pub(crate) fn status(&self) -> u32 {
+        self.read(|pair| &raw const pair.status)
+    }
+
     /// Gives up an exchange whose answer has not begun.
     pub(crate) fn give_up(&self) -> bool {
         self.change(pair::given_up)

@@ -1,0 +1,109 @@
+//! Goes on with a request where the kernel half cannot: its kept head is put before hyper, and what is to
+//! be done with it beside.
+
+use super::Splice;
+use crate::{datapath::now_ns, flow::Reason};
+use bytes::BytesMut;
+use proxy_common::pair;
+use std::{sync::atomic::Ordering::Relaxed, task::Poll, time::Duration};
+use tokio::time::Instant;
+
+/// A request that the kernel half began and the agent goes on with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Resumed {
+    /// When its first byte was sent.
+    pub(crate) began: Instant,
+    /// What is to be done with it.
+    pub(crate) task: Task,
+}
+
+/// See [`Resumed`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// Read the answer from the endpoint that has the request.
+    ReadAnswer,
+    /// Answer it without one.
+    Refuse(Reason),
+    /// Report it, with the status that the client may have seen: its connection ends within the exchange.
+    Cut(Reason, u16),
+}
+
+impl Splice {
+    /// The endpoint sent something to the agent, or its connection has ended.
+    pub(super) fn disturbed(&self) -> Poll<()> {
+        let turned = self.slot.lock().as_ref().is_some_and(|slot| slot.turn() && slot.resume());
+        if turned {
+            if let Some(upstream) = self.upstream.lock().as_mut() {
+                upstream.owes_answer = true;
+            }
+            self.resume(Task::ReadAnswer);
+        } else if self.take_back() {
+            // Nothing was due: the endpoint has closed its idle connection, as it may.
+            self.part();
+            *self.upstream.lock() = None;
+        } else {
+            self.cut(Reason::UpstreamReset);
+        }
+        Poll::Ready(())
+    }
+
+    /// The exchange has taken too long.
+    pub(super) fn late(&self, reason: Reason) -> Poll<()> {
+        let gave_up = self.slot.lock().as_ref().and_then(|slot| {
+            let body_open = slot.word() & pair::REQUEST_OPEN != 0;
+            slot.give_up().then_some(body_open)
+        });
+        let Some(body_open) = gave_up else {
+            // It was answered just in time, or only in part.
+            if self.is_busy() {
+                self.cut(reason);
+            }
+            return Poll::Ready(());
+        };
+        self.part();
+        *self.upstream.lock() = None;
+        self.resume(Task::Refuse(if body_open { Reason::RequestBodyIdle } else { reason }));
+        Poll::Ready(())
+    }
+
+    /// Ends an exchange that hyper does not know of, and the connection with it.
+    pub(crate) fn cut(&self, reason: Reason) {
+        let status = self.slot.lock().as_ref().map(|slot| {
+            slot.seize();
+            slot.status()
+        });
+        self.part();
+        *self.upstream.lock() = None;
+        let status = status.and_then(|status| u16::try_from(status).ok()).unwrap_or_default();
+        self.is_cut.store(true, Relaxed);
+        self.resume(Task::Cut(reason, status));
+    }
+
+    /// What hyper writes is not for the client, whose connection ends with a reset.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Relaxed)
+    }
+
+    fn resume(&self, task: Task) {
+        let slot = self.slot.lock();
+        let Some(slot) = slot.as_ref() else { return };
+        let (head, whole) = slot.request();
+        // hyper wants to read the whole request; the endpoint has it, or nobody needs it.
+        let mut request = BytesMut::from(head);
+        if !matches!(task, Task::Refuse(Reason::RequestBodyIdle)) {
+            request.resize(whole as usize, 0);
+        }
+        let began = instant(slot.times().0);
+        self.armed.store(false, Relaxed);
+        self.waits.store(false, Relaxed);
+        *self.resumed.lock() = Some(Resumed { began, task });
+        self.position.inject(request.freeze());
+    }
+}
+
+/// The kernel's `CLOCK_MONOTONIC` nanoseconds as tokio's time.
+pub(super) fn instant(ns: u64) -> Instant {
+    let ago = now_ns().saturating_sub(ns);
+    let now = Instant::now();
+    now.checked_sub(Duration::from_nanos(ago)).unwrap_or(now)
+}
