@@ -173,7 +173,7 @@ abi! {
     }
 
     /// Settings that the user half writes once before it attaches.
-    Settings [116] {
+    Settings [120] {
         /// The agent's IPv4 listener (mapped); all zero when there is none.
         listener4: AddrWords,
         /// The agent's IPv6 listener; all zero when there is none.
@@ -222,6 +222,8 @@ abi! {
         splice: u32,
         /// The generation of the snapshot in force: pairs armed by another are the agent's.
         generation: u32,
+        /// 1: exchanges that are carried are handed over for the access log.
+        access_log: u32,
     }
 
     /// Ring buffer: a flow ended.
@@ -383,6 +385,8 @@ pub mod counter {
         TURNED = "turned",
         /// Exchanges that were counted without their route, method and status, for want of room.
         SERIES_FULL = "series_full",
+        /// Carried exchanges that are missing in the access log: its ring buffer was full.
+        ACCESS_LOG_LOST = "access_log_lost",
         /// Ring buffer records that did not fit.
         EVENTS_LOST = "events_lost",
     }

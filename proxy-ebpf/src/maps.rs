@@ -93,6 +93,11 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// Exchanges carried, for the access log: the pair up to its head's end. One page where nobody reads it.
+/// Full: the line is lost and counted.
+#[map]
+pub static CARRIED: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
 /// Exchanges carried, by series, method and status. Full: they are counted under `tally::OVERFLOW`, which
 /// the user half makes.
 #[map]

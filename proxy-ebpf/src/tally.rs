@@ -1,16 +1,18 @@
-//! Counts the exchanges that the kernel half carried, for the metrics.
+//! Counts the exchanges that the kernel half carried, for the metrics, and hands them over for the access
+//! log.
 //!
 //! The values are per processor, but a program may be preempted by another task that runs the same one:
 //! every addition is atomic, on a line of the processor's own cache.
 
 use crate::{
     atomic,
-    maps::{self, SPLICED},
+    maps::{self, CARRIED, SPLICED},
 };
 use aya_ebpf::bindings::BPF_NOEXIST;
+use core::{mem::offset_of, ptr::read_volatile, slice};
 use proxy_common::{
     abi::counter,
-    pair::Pair,
+    pair::{HEAD_MAX, Pair},
     tally::{BUCKETS, OVERFLOW, Tally, TallyKey, bucket},
 };
 
@@ -23,10 +25,13 @@ static NOTHING: Tally = Tally {
     body_ns: 0,
 };
 
-/// Counts an exchange whose answer is complete now. Before the pair is idle: what is counted for is the
+/// Counts, and hands over, an exchange whose answer is complete now. Before the pair is idle: what is counted for is the
 /// pair's.
 #[inline(always)]
 pub fn count(pair: &Pair, now: u64) {
+    if maps::settings().is_some_and(|settings| settings.access_log != 0) {
+        log(pair);
+    }
     maps::count(counter::REDIRECTED_BYTES, u64::from(pair.request_bytes) + u64::from(pair.answer_bytes));
     let key = TallyKey { series: pair.series, method: pair.method, status: pair.status };
     let Some(tally) = of(&key) else { return };
@@ -37,6 +42,22 @@ pub fn count(pair: &Pair, now: u64) {
     observe(&mut tally.body, body);
     atomic::add(&mut tally.first_byte_ns, first_byte);
     atomic::add(&mut tally.body_ns, body);
+}
+
+/// Hands the exchange over for the access log.
+#[inline(always)]
+fn log(pair: &Pair) {
+    // SAFETY: a field of a live entry; read once, so that what is compared is what is used.
+    let head = unsafe { read_volatile(&raw const pair.request_head) } as usize;
+    if head > HEAD_MAX {
+        return;
+    }
+    let bytes = (&raw const *pair).cast::<u8>();
+    // SAFETY: the head is the last field and has room for `HEAD_MAX` bytes.
+    let record = unsafe { slice::from_raw_parts(bytes, offset_of!(Pair, head) + head) };
+    if CARRIED.output::<[u8]>(record, 0).is_err() {
+        maps::count(counter::ACCESS_LOG_LOST, 1);
+    }
 }
 
 #[inline(always)]

@@ -5,10 +5,12 @@
 //! (`weir_access_log_dropped_total`). A file may be renamed or removed at any time: within a second
 //! the log goes on in a new file of the same name. No signal is needed.
 
+mod carried;
 mod line;
 mod writer;
 
 use crate::flow::RequestRecord;
+use carried::Connections;
 use prometheus_client::metrics::counter::Counter;
 use std::{
     io,
@@ -31,6 +33,8 @@ pub struct AccessLog {
 struct Queue {
     sender: SyncSender<Message>,
     dropped: Counter,
+    /// Those whose requests the kernel half may carry.
+    connections: Connections,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,8 @@ impl AccessLog {
         thread::Builder::new()
             .name("weir-access-log".to_owned())
             .spawn(move || write_all(receiver, output, pause))?;
-        Ok(Self { queue: Some(Arc::new(Queue { sender, dropped })) })
+        let connections = Connections::default();
+        Ok(Self { queue: Some(Arc::new(Queue { sender, dropped, connections })) })
     }
 
     /// Queues the line; drops and counts it when the queue is full.

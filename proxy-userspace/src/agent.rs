@@ -147,10 +147,11 @@ fn load(
     let datapath = match config.steering {
         Steering::Iptables => Datapath::plain(),
         Steering::Ebpf => {
-            let metrics = Arc::clone(&observer.metrics);
-            let sink = move |event| match event {
+            let Observer { metrics, access_log } = observer.clone();
+            let sink = move |event: KernelEvent<'_>| match event {
                 KernelEvent::FlowClosed(closed) => metrics.flow_closed(&closed),
                 KernelEvent::WorkloadBarred(barred) => metrics.workload_barred(&barred),
+                KernelEvent::Carried(pair) => access_log.carried(pair, &metrics),
             };
             Datapath::load(&LoadOptions::new(config, listeners), sink).context("load the kernel half")?
         }

@@ -102,6 +102,8 @@ struct Sizes {
     flow_records: u32,
     sockets: u32,
     pairs: u32,
+    /// Bytes.
+    carried: u32,
 }
 
 /// The loaded kernel half.

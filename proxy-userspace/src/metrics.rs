@@ -182,6 +182,11 @@ impl Metrics {
         self.spliced.series([route, source, destination].map(Arc::clone))
     }
 
+    /// The series that the kernel half calls by this number.
+    pub(crate) fn series_of(&self, id: u32) -> Arc<Series> {
+        self.spliced.series_of(id)
+    }
+
     /// A downstream connection was accepted.
     pub fn downstream_opened(&self) {
         self.downstream_opened.inc();

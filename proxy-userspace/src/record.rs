@@ -280,7 +280,7 @@ fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-fn new_request_id() -> String {
+pub(crate) fn new_request_id() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 

@@ -227,6 +227,7 @@ impl Splice {
             Some(policy) => policy.compiled.id,
         };
         self.alarm.limit(route.cluster.timeouts);
+        downstream.relay.observer.access_log.arms(downstream, endpoint.policy.as_ref());
         let generation = kernel_generation(snapshot.generation);
         let unknown = &downstream.relay.unknown_workload;
         let source = snapshot.workload_by_ip.get(&downstream.client.0.ip()).unwrap_or(unknown);
@@ -296,6 +297,7 @@ impl Splice {
     /// The client's connection ends: its endpoint connection is free for others, unless an exchange is
     /// under way on it.
     pub(crate) fn leave(&self, downstream: &Downstream) {
+        downstream.relay.observer.access_log.parts(&downstream.client_key());
         if self.take_back() {
             return self.release(downstream);
         }

@@ -269,3 +269,22 @@ fn status_says_which_policy_holds_and_whether_the_kernel_half_can_decide() -> Re
     scene.agent.reconfigure_text(&manifests(&scene, &[]))?;
     wait::until(SOON, "its nodes are gone", || Ok(nodes(&scene.agent.status()?) == 0))
 }
+
+#[test]
+fn the_line_of_a_carried_request_names_the_rule_that_allowed_it() -> Result<()> {
+    needs_kernel!();
+    let second = HttpPolicy::new("second", "web", PORT).allow(&[("path", "/other")]);
+    let scene = restricted(&["--acceleration=on", "--splice-control=0%"], &[reads(), second])?;
+    let urls = ["/public", "/other"].map(|path| format!("http://{WEB}{path}"));
+    let urls = urls.iter().cycle().map(String::as_str).take(40);
+    scene.client.curl(["--header", "Host: demo"].into_iter().chain(urls))?.success()?;
+    let lines = scene.agent.logged(40)?;
+    assert_eq!(lines.len(), 40);
+    let carried: Vec<_> = lines.iter().filter(|line| line["lane"] == "splice").collect();
+    assert!(carried.len() > 10, "{} were carried", carried.len());
+    for line in carried {
+        let policy = if line["path"] == "/other" { "second" } else { "reads" };
+        assert_eq!(line["policy_rule"], format!("demo/{policy}#ingress0.ports0.http0"), "{line}");
+    }
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! The splice lane: requests that the kernel half carries.
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::time::Duration;
 use weir_tests::{
     metrics::Samples,
@@ -103,6 +103,37 @@ fn time_to_first_byte_and_the_bodys_time_are_told_apart_on_both_lanes() -> Resul
             assert!(flowed > 3.0 * body && flowed < 3.0 * body + 0.09, "{told}");
             assert!((waited + flowed - whole).abs() < 0.001, "{told}");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_carried_requests_line_says_what_a_relayed_ones_does() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&["--acceleration=on", "--splice-control=0%"])?;
+    let fields = ["X-Request-Id: id-1", "traceparent: 00-1", "X-Forwarded-For: 192.0.2.1", "User-Agent: me"];
+    let fields = fields.iter().flat_map(|field| ["--header", field]);
+    let url = format!("http://{WEB}/bytes/100?a=b");
+    let arguments = fields.chain(["--data", "12345"]).chain([url.as_str(); 30]);
+    scene.client.curl(arguments)?.success()?;
+    let lines = scene.agent.logged(30)?;
+    assert_eq!(lines.len(), 30, "one line each");
+    let carried: Vec<_> = lines.iter().filter(|line| line["lane"] == "splice").collect();
+    assert!(carried.len() > 10, "{} were carried", carried.len());
+    let relayed = lines.iter().find(|line| line["lane"] == "relay").context("none was relayed")?;
+    assert_eq!((&relayed["path"], &relayed["response_code"]), (&"/bytes/100?a=b".into(), &200.into()));
+    let times = ["start_time", "duration", "request_duration", "response_duration", "lane"];
+    let same = |line: &serde_json::Value| {
+        let fields = line.as_object().into_iter().flatten();
+        fields
+            .filter(|(key, _)| !times.contains(&key.as_str()))
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect::<Vec<_>>()
+    };
+    for line in carried {
+        assert_eq!(same(line), same(relayed), "{line}");
+        let (whole, head) = (line["duration"].as_f64(), line["response_duration"].as_f64());
+        assert!(whole > Some(0.0) && head > Some(0.0) && head <= whole, "{line}");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{
     Datapath, Kernel, SelfTest, Sizes,
     btf::KernelLayout,
     cgroups,
-    events::{EventReader, KernelEvent},
+    events::{EventReader, KernelEvent, Rings},
     pairs::Pairs,
     tables::Tables,
     tallies::Tallies,
@@ -40,6 +40,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/we
 const ADDRESS_HOOKS: [&str; 4] = ["weir_connect4", "weir_connect6", "weir_peer4", "weir_peer6"];
 const TRACEPOINTS: [(&str, &str); 2] =
     [("weir_splice", "sys_enter_splice"), ("weir_ioctl", "sys_enter_ioctl")];
+/// The ring buffer of carried exchanges: about 25 000 small ones.
+const CARRIED_BYTES: u32 = 8 << 20;
 const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// What loading needs to know.
@@ -54,6 +56,7 @@ pub struct LoadOptions {
     max_flows: u32,
     max_services: u32,
     splice_pairs: u32,
+    access_log: bool,
     pod_cgroup: Option<PathBuf>,
     steer_host: bool,
 }
@@ -72,6 +75,7 @@ impl LoadOptions {
             max_flows: config.max_flows,
             max_services: config.max_services,
             splice_pairs: config.splice_pairs,
+            access_log: config.access_log != "off",
             pod_cgroup: config.pod_cgroup.clone(),
             steer_host: config.steer_host,
         }
@@ -85,6 +89,7 @@ impl LoadOptions {
             flow_records: flows.saturating_mul(2),
             sockets: flows.saturating_mul(2),
             pairs: self.splice_pairs.min(flows),
+            carried: if self.access_log { CARRIED_BYTES } else { 4096 },
         }
     }
 }
@@ -94,7 +99,7 @@ impl Datapath {
     /// events, on a thread of its own.
     pub fn load(
         options: &LoadOptions,
-        sink: impl FnMut(KernelEvent) + Send + 'static,
+        sink: impl FnMut(KernelEvent<'_>) + Send + 'static,
     ) -> anyhow::Result<Self> {
         ensure!(
             !OBJECT.is_empty(),
@@ -109,7 +114,7 @@ impl Datapath {
         };
         let sizes = options.sizes();
         let mut ebpf = load_object(sizes)?;
-        let (tables, ring) = Tables::take(&mut ebpf)?;
+        let (tables, rings) = Tables::take(&mut ebpf)?;
         let array = Tables::take_pairs(&mut ebpf)?;
         let tallies = Tallies::take(&mut ebpf)?;
 
@@ -134,7 +139,7 @@ impl Datapath {
         let mode =
             if settings.acceleration == ACCELERATION_OFF { Acceleration::Off } else { options.acceleration };
         let workloads = Arc::new(Workloads::new(mode, options.probation_requests));
-        let events = start_events(ring, Arc::clone(&workloads), sink)?;
+        let events = start_events(rings, Arc::clone(&workloads), sink)?;
         let run_time = aya::sys::enable_stats(aya::sys::Stats::RunTime);
         let run_time =
             run_time.inspect_err(|error| tracing::warn!(%error, "program run time is not counted")).ok();
@@ -218,6 +223,7 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
         ("STATES", sizes.sockets),
         ("PAIRS", sizes.pairs.max(1)),
         ("PAIRED", sizes.pairs.max(1).saturating_mul(2)),
+        ("CARRIED", sizes.carried),
     ] {
         loader.map_max_entries(map, size);
     }
@@ -300,6 +306,7 @@ fn settings(options: &LoadOptions, layout: Option<KernelLayout>) -> Settings {
         socket_file: layout.socket_file,
         file_flags: layout.file_flags,
         agent_pid: std::process::id(),
+        access_log: u32::from(options.access_log),
         ..Settings::default()
     }
 }
@@ -383,11 +390,11 @@ fn mount_tracefs_for_this_thread() -> anyhow::Result<()> {
 }
 
 fn start_events(
-    ring: aya::maps::RingBuf<aya::maps::MapData>,
+    rings: Rings,
     workloads: Arc<Workloads>,
-    mut sink: impl FnMut(KernelEvent) + Send + 'static,
+    mut sink: impl FnMut(KernelEvent<'_>) + Send + 'static,
 ) -> anyhow::Result<EventReader> {
-    let reader = EventReader::start(ring, move |event| {
+    let reader = EventReader::start(rings, move |event| {
         if let KernelEvent::WorkloadBarred(barred) = event {
             workloads.barred(barred.cgroup_id);
             tracing::warn!(

@@ -1,6 +1,6 @@
 //! Typed handles on the kernel half's maps. Every read and write of a map is here.
 
-use super::{DatapathError, policies::Trie};
+use super::{DatapathError, events::Rings, policies::Trie};
 use anyhow::{Context, bail};
 use aya::{
     Ebpf, Pod,
@@ -146,9 +146,10 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Takes every map out of `ebpf`; the ring buffer comes apart, for its reader.
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<(Self, RingBuf<MapData>)> {
-        let events = RingBuf::try_from(take(ebpf, "EVENTS")?).context("map EVENTS")?;
+    /// Takes every map out of `ebpf`; the ring buffers come apart, for their reader.
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<(Self, Rings)> {
+        let mut ring = |name: &'static str| RingBuf::try_from(take(ebpf, name)?).context(name);
+        let rings = Rings { events: ring("EVENTS")?, carried: ring("CARRIED")? };
         let tables = Self {
             services: Table::take(ebpf, "SERVICES")?,
             endpoints: Table::take(ebpf, "ENDPOINTS")?,
@@ -166,7 +167,7 @@ impl Tables {
             counters: Mutex::new(PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?),
             waits: Mutex::new(PerCpuArray::try_from(take(ebpf, "WAITS")?).context("map WAITS")?),
         };
-        Ok((tables, events))
+        Ok((tables, rings))
     }
 
     /// The array of pairs; it is mapped, not read by calls.

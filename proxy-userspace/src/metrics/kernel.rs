@@ -70,7 +70,7 @@ impl Collector for KernelCollector {
 }
 
 /// Counters that have a family of their own instead of an `event` label.
-const OWN_FAMILY: [&str; 2] = ["redirected_bytes", "events_lost"];
+const OWN_FAMILY: [&str; 3] = ["redirected_bytes", "events_lost", "access_log_lost"];
 
 fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result {
     let encoder = &mut encoder;
@@ -84,10 +84,12 @@ fn encode(status: &KernelStatus, mut encoder: DescriptorEncoder) -> fmt::Result 
     let events = status.counters.iter().filter(|(name, _)| !OWN_FAMILY.contains(&name.as_str()));
     let events = events.map(|(name, value)| ([("event", name.as_str())], *value));
     counters(encoder, "weir_kernel_events", "What the kernel half did, by event", events)?;
-    let [redirected, lost] = OWN_FAMILY.map(|name| status.counters.get(name).copied());
+    let [redirected, lost, lines] = OWN_FAMILY.map(|name| status.counters.get(name).copied());
     let help = "Bytes that went past the TCP stack";
     counter(encoder, "weir_redirected", help, Some(&Unit::Bytes), redirected)?;
     counter(encoder, "weir_ringbuf_lost_events", "Events that did not fit into the ring buffer", None, lost)?;
+    let help = "Carried requests without a line, which did not fit into the ring buffer";
+    counter(encoder, "weir_access_log_lost", help, None, lines)?;
 
     let states = status.workloads;
     let workloads =
