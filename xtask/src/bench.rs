@@ -9,6 +9,8 @@ pub(crate) mod load;
 mod machine;
 mod plan;
 mod plot;
+mod policy;
+mod proof;
 mod report;
 mod results;
 mod rounds;
@@ -34,7 +36,7 @@ pub(crate) struct Args {
     /// How often everything is measured, interleaved [default: 5, with --quick 2].
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only the headline figures, in a minute.
+    /// Only the headline figures and the goals for them, in some minutes.
     #[arg(long)]
     quick: bool,
     /// Only what has all these words, for example `ebpf-redirect 32 keep-alive`; a comma separates

@@ -11,9 +11,10 @@ use std::path::Path;
 const SIZE: (u32, u32) = (1500, 1000);
 const OURS: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const THEIRS: RGBColor = RGBColor(0x9e, 0x9e, 0x9e);
-/// Colours of p50, p99 and p99.9.
-const QUANTILES: [(&str, RGBColor, Reading); 3] = [
+/// Colours of the quantiles.
+const QUANTILES: [(&str, RGBColor, Reading); 4] = [
     ("p50", RGBColor(0x2c, 0xa0, 0x2c), |open| open.measured.p50_us),
+    ("p90", RGBColor(0x94, 0x67, 0xbd), |open| open.measured.p90_us),
     ("p99", RGBColor(0xff, 0x7f, 0x0e), |open| open.measured.p99_us),
     ("p99.9", RGBColor(0xd6, 0x27, 0x28), |open| open.measured.p999_us),
 ];
@@ -139,7 +140,7 @@ fn label(place: &SegmentValue<usize>, names: &[Variant]) -> String {
 }
 
 fn colour(variant: Variant) -> RGBColor {
-    if variant.path.name().starts_with("ebpf") { OURS } else { THEIRS }
+    if variant.path.is_ours() { OURS } else { THEIRS }
 }
 
 /// Drawing errors do not live long enough to be passed on.
@@ -151,20 +152,24 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::bench::{plan, results::tests::case};
+    use crate::bench::{plan, results::tests::case_of};
 
     #[test]
     fn the_picture_names_every_path() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("datapath.svg");
-        let paths = [plan::Path::Direct, plan::Path::EbpfRedirect];
-        let mut cases: Vec<_> = paths.map(|path| case(path, 1, HEADLINE, 1000.0)).into();
+        let variants = [
+            Variant::new(plan::Path::Direct, 1),
+            Variant::new(plan::Path::EbpfRedirect, 1),
+            Variant::ruled(plan::Path::EbpfSplice, plan::RULES),
+        ];
+        let mut cases: Vec<_> = variants.map(|variant| case_of(variant, 1, HEADLINE, 1000.0)).into();
         for case in &mut cases {
-            case.open_loop = Some(OpenLoop { rate: 500.0, measured: case.measured });
+            case.open_loop = Some(OpenLoop { rate: 500.0, measured: case.measured, kernel: case.kernel });
         }
         draw(&file, &cases).unwrap();
         let text = std::fs::read_to_string(file).unwrap();
-        for name in ["direct", "ebpf-redirect", "p99.9"] {
+        for name in ["direct", "ebpf-redirect", "splice", "p90", "p99.9"] {
             assert!(text.contains(name), "{name}");
         }
     }

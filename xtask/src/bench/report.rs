@@ -1,7 +1,7 @@
 //! The figures for people: tables, goals, and where we lose.
 
 use super::{
-    plan::{HEADLINE, Path, SMALL, Shape, Variant},
+    plan::{HEADLINE, Path, RULES, SMALL, Shape, Variant},
     results::{Case, Metric, PAIRS, Ratio, ratio, ratio_name, shapes, spread, variants},
 };
 use comfy_table::{CellAlignment, Table, presets};
@@ -15,6 +15,7 @@ pub(super) fn text(cases: &[Case], ratios: &BTreeMap<String, Ratio>) -> String {
     let parts = [
         closed_loops(cases),
         open_loops(cases),
+        messages(cases),
         memory(cases),
         comparisons(cases),
         goals(ratios),
@@ -32,6 +33,7 @@ fn closed_loops(cases: &[Case]) -> String {
             "requests/s",
             "min-max",
             "p50 us",
+            "p90 us",
             "p99 us",
             "p99.9 us",
             "CPU us/req",
@@ -49,6 +51,7 @@ fn closed_loops(cases: &[Case]) -> String {
                 number(rps.median),
                 format!("{}-{}", number(rps.min), number(rps.max)),
                 figure(|case| case.measured.p50_us),
+                figure(|case| case.measured.p90_us),
                 figure(|case| case.measured.p99_us),
                 figure(|case| case.measured.p999_us),
                 figure(|case| case.measured.cpu_us_per_req),
@@ -64,7 +67,7 @@ fn closed_loops(cases: &[Case]) -> String {
 fn open_loops(cases: &[Case]) -> String {
     let mut text = String::new();
     for shape in shapes(cases) {
-        let mut table = table(&["path", "rate/s", "p50 us", "p99 us", "p99.9 us", "CPU us/req"]);
+        let mut table = table(&["path", "rate/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "CPU us/req"]);
         for variant in variants(cases) {
             let these: Vec<_> =
                 select(cases, variant, shape).filter_map(|case| case.open_loop.as_ref()).collect();
@@ -79,6 +82,7 @@ fn open_loops(cases: &[Case]) -> String {
                 variant.to_string(),
                 figure(|open| open.rate),
                 figure(|open| open.measured.p50_us),
+                figure(|open| open.measured.p90_us),
                 figure(|open| open.measured.p99_us),
                 figure(|open| open.measured.p999_us),
                 figure(|open| open.measured.cpu_us_per_req),
@@ -90,6 +94,33 @@ fn open_loops(cases: &[Case]) -> String {
         }
     }
     text
+}
+
+/// The sk_msg program, wherever it ran.
+fn messages(cases: &[Case]) -> String {
+    let mut table = table(&["path", "shape", "spliced", "redirects/req", "runs/req", "ns/run", "min-max"]);
+    for shape in shapes(cases) {
+        for variant in variants(cases) {
+            let median = |of: fn(&Case) -> Option<f64>| spread(select(cases, variant, shape).filter_map(of));
+            let Some(ns) = median(|case| case.kernel.msg_ns) else { continue };
+            let figure = |of| median(of).map_or_else(String::new, |ratio| format!("{:.2}", ratio.median));
+            let spliced = median(|case| case.kernel.spliced_per_req).map_or(0.0, |ratio| ratio.median);
+            table.add_row([
+                variant.to_string(),
+                shape.to_string(),
+                format!("{:.1} %", spliced * 100.0),
+                figure(|case| case.kernel.redirected_per_req),
+                figure(|case| case.kernel.msg_per_req),
+                number(ns.median),
+                format!("{}-{}", number(ns.min), number(ns.max)),
+            ]);
+        }
+    }
+    if table.is_empty() {
+        String::new()
+    } else {
+        titled("weir_msg, by the kernel's statistics: medians", table)
+    }
 }
 
 fn memory(cases: &[Case]) -> String {
@@ -133,7 +164,7 @@ fn comparisons(cases: &[Case]) -> String {
 }
 
 /// What the project promises of itself: a ratio and its bound.
-const GOALS: [(&str, Bound); 7] = [
+const GOALS: [(&str, Bound); 15] = [
     ("ebpf-redirect_over_iptables-relay", Bound::AtLeast(1.6)),
     ("ebpf-redirect_over_iptables-relay_cpu", Bound::AtMost(0.65)),
     ("ebpf-redirect_over_iptables-relay_close", Bound::AtLeast(1.0)),
@@ -141,6 +172,14 @@ const GOALS: [(&str, Bound); 7] = [
     ("ebpf-lb-10000_over_ebpf-lb-1_close", Bound::AtLeast(0.95)),
     ("ebpf-lb-10000_over_iptables-dnat", Bound::AtLeast(1.0)),
     ("ebpf-lb-10000_over_iptables-dnat_close", Bound::AtLeast(1.0)),
+    ("splice_over_iptables-relay-policy", Bound::AtLeast(4.0)),
+    ("splice_over_iptables-relay-policy_cpu", Bound::AtMost(0.25)),
+    ("splice_over_iptables-dnat", Bound::AtLeast(2.0)),
+    ("splice_over_iptables-dnat-10000", Bound::AtLeast(2.2)),
+    ("splice_over_direct", Bound::AtLeast(1.7)),
+    ("splice-rules-1000_over_splice-rules-10", Bound::AtLeast(0.95)),
+    ("splice_over_ebpf-redirect_64k", Bound::AtLeast(1.0)),
+    ("splice_over_ebpf-redirect_c1", Bound::AtLeast(1.0)),
 ];
 
 #[derive(Clone, Copy)]
@@ -164,20 +203,33 @@ fn goals(ratios: &BTreeMap<String, Ratio>) -> String {
 }
 
 /// Ours against theirs, where being slower or dearer is a loss.
-const RIVALS: [(Path, Path, u32); 12] = [
-    (Path::EbpfLb, Path::Direct, 1),
-    (Path::EbpfLb, Path::IptablesDnat, 1),
-    (Path::EbpfLb, Path::IptablesDnat, 10_000),
-    (Path::EbpfSteer, Path::IptablesRelay, 1),
-    (Path::EbpfSteer, Path::IptablesDnat, 1),
-    (Path::EbpfRedirect, Path::IptablesRelay, 1),
-    (Path::EbpfSplice, Path::IptablesRelay, 1),
-    (Path::EbpfSplice, Path::IptablesDnat, 1),
-    (Path::EbpfSplice, Path::Direct, 1),
-    (Path::EbpfRedirect, Path::EbpfSteer, 1),
-    (Path::EbpfRedirect, Path::IptablesDnat, 1),
-    (Path::EbpfRedirect, Path::Direct, 1),
-];
+const RIVALS: [(Variant, Variant); 15] = {
+    use Path::{Direct, EbpfLb, EbpfRedirect, EbpfSplice, EbpfSteer, IptablesDnat, IptablesRelay};
+    const SPLICE: Variant = Variant::ruled(EbpfSplice, RULES);
+    const fn one(path: Path) -> Variant {
+        Variant::new(path, 1)
+    }
+    const fn many(path: Path) -> Variant {
+        Variant::new(path, 10_000)
+    }
+    [
+        (SPLICE, Variant::ruled(IptablesRelay, RULES)),
+        (SPLICE, one(IptablesRelay)),
+        (SPLICE, one(EbpfRedirect)),
+        (SPLICE, one(IptablesDnat)),
+        (SPLICE, many(IptablesDnat)),
+        (SPLICE, one(Direct)),
+        (one(EbpfLb), one(Direct)),
+        (one(EbpfLb), one(IptablesDnat)),
+        (many(EbpfLb), many(IptablesDnat)),
+        (one(EbpfSteer), one(IptablesRelay)),
+        (one(EbpfSteer), one(IptablesDnat)),
+        (one(EbpfRedirect), one(IptablesRelay)),
+        (one(EbpfRedirect), one(EbpfSteer)),
+        (one(EbpfRedirect), one(IptablesDnat)),
+        (one(EbpfRedirect), one(Direct)),
+    ]
+};
 
 /// One shape in which one of our paths is worse than a rival.
 #[derive(Debug, PartialEq)]
@@ -192,8 +244,7 @@ struct Loss {
 /// Every loss beyond the tolerance, by pair, the worst first.
 fn losses(cases: &[Case]) -> Vec<Loss> {
     let mut losses = Vec::new();
-    for (ours, theirs, services) in RIVALS {
-        let pair = (Variant::new(ours, services), Variant::new(theirs, services));
+    for pair in RIVALS {
         let mut worst: Vec<_> = shapes(cases)
             .into_iter()
             .flat_map(|shape| Metric::ALL.map(|metric| (shape, metric)))
@@ -286,7 +337,14 @@ fn mib(kib: Option<u64>) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::bench::results::{ratios, tests::case};
+    use crate::bench::{
+        plan::Plan,
+        results::{
+            KernelHalf, ratios,
+            tests::{case, case_of},
+        },
+    };
+    use std::collections::BTreeSet;
 
     fn slow_redirect() -> Vec<Case> {
         vec![
@@ -311,6 +369,34 @@ mod tests {
     fn where_nothing_is_lost_the_report_says_so() {
         let cases = [case(Path::Direct, 1, HEADLINE, 10.0)];
         assert!(text(&cases, &ratios(&cases)).contains("nowhere in what was measured"));
+    }
+
+    #[test]
+    fn every_goal_is_a_ratio_that_a_full_run_has() {
+        let shapes: BTreeSet<_> =
+            Plan::full(1, "").visits.into_iter().flat_map(|visit| visit.shapes).collect();
+        let names: BTreeSet<_> = PAIRS
+            .into_iter()
+            .flat_map(|pair| shapes.iter().map(move |shape| (pair, *shape)))
+            .flat_map(|(pair, shape)| Metric::ALL.map(|metric| ratio_name(pair, shape, metric)))
+            .collect();
+        for (name, _) in GOALS {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_message_program_is_told_of_where_it_ran() {
+        let mut spliced = case_of(Variant::ruled(Path::EbpfSplice, RULES), 1, HEADLINE, 1000.0);
+        assert_eq!(messages(&[spliced.clone()]), "");
+        spliced.kernel = KernelHalf {
+            redirected_per_req: Some(0.0),
+            spliced_per_req: Some(0.998),
+            msg_per_req: Some(2.0),
+            msg_ns: Some(412.0),
+        };
+        let text = messages(&[spliced, case(Path::Direct, 1, HEADLINE, 1000.0)]);
+        assert!(text.contains("99.8 %") && text.contains("412") && !text.contains(" direct "), "{text}");
     }
 
     #[test]

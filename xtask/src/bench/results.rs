@@ -2,7 +2,7 @@
 
 use super::{
     load::client::Measured,
-    plan::{HEADLINE, LARGE, Path, Shape, VARIANTS, Variant},
+    plan::{HEADLINE, LARGE, Path, RULES, Shape, VARIANTS, Variant},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -30,10 +30,15 @@ pub(super) struct Case {
     #[serde(skip)]
     pub(super) shape: Shape,
     pub(super) path: &'static str,
+    /// The path with what is special about this variant of it, as the ratios name it.
+    #[serde(rename = "variant")]
+    pub(super) name: String,
     /// 1 and up.
     pub(super) round: u32,
     /// Services on the node.
     pub(super) services: u32,
+    /// HTTP rules of the policy; 0: there is none.
+    pub(super) rules: u32,
     /// Connections at once.
     pub(super) conns: usize,
     /// Bytes of an answer's body.
@@ -45,8 +50,8 @@ pub(super) struct Case {
     pub(super) measured: Measured,
     /// Peak resident memory of the agent so far, where there is one.
     pub(super) agent_rss_kib: Option<u64>,
-    /// Messages that the kernel half redirected, per request, where it is loaded.
-    pub(super) redirected_per_req: Option<f64>,
+    #[serde(flatten)]
+    pub(super) kernel: KernelHalf,
     /// At a fixed rate of requests on the same path.
     pub(super) open_loop: Option<OpenLoop>,
 }
@@ -58,6 +63,21 @@ pub(super) struct OpenLoop {
     pub(super) rate: f64,
     #[serde(flatten)]
     pub(super) measured: Measured,
+    #[serde(flatten)]
+    pub(super) kernel: KernelHalf,
+}
+
+/// What the kernel half did in a run, warm-up included. Per request that was answered meanwhile.
+#[derive(Serialize, Clone, Copy, Default, PartialEq, Debug)]
+pub(super) struct KernelHalf {
+    /// Messages redirected between the agent and an application, where the kernel half is loaded.
+    pub(super) redirected_per_req: Option<f64>,
+    /// Requests that went from the client to the endpoint without the agent, likewise.
+    pub(super) spliced_per_req: Option<f64>,
+    /// Runs of the sk_msg program, by the kernel's statistics, likewise.
+    pub(super) msg_per_req: Option<f64>,
+    /// Nanoseconds of one such run, where there were any.
+    pub(super) msg_ns: Option<f64>,
 }
 
 /// A over B in each round.
@@ -70,19 +90,21 @@ pub(super) struct Ratio {
 
 impl Case {
     /// A run of `shape` on `variant`, without what only some paths have.
-    pub(super) const fn new(variant: Variant, round: u32, shape: Shape, measured: Measured) -> Self {
+    pub(super) fn new(variant: Variant, round: u32, shape: Shape, measured: Measured) -> Self {
         Self {
             variant,
             shape,
             path: variant.path.name(),
+            name: variant.to_string(),
             round,
             services: variant.services,
+            rules: variant.rules,
             conns: shape.conns,
             body: shape.body,
             reuse: shape.reuse,
             measured,
             agent_rss_kib: None,
-            redirected_per_req: None,
+            kernel: KernelHalf::default(),
             open_loop: None,
         }
     }
@@ -126,8 +148,9 @@ impl Metric {
 }
 
 /// The comparisons, A over B.
-pub(super) const PAIRS: [(Variant, Variant); 20] = {
+pub(super) const PAIRS: [(Variant, Variant); 23] = {
     use Path::{Direct, EbpfLb, EbpfRedirect, EbpfSplice, EbpfSteer, IptablesDnat, IptablesRelay};
+    const SPLICE: Variant = Variant::ruled(EbpfSplice, RULES);
     const fn one(path: Path) -> Variant {
         Variant::new(path, 1)
     }
@@ -136,11 +159,14 @@ pub(super) const PAIRS: [(Variant, Variant); 20] = {
     }
     [
         (one(EbpfRedirect), one(IptablesRelay)),
-        (one(EbpfSplice), one(IptablesRelay)),
-        (one(EbpfSplice), one(EbpfRedirect)),
-        (one(EbpfSplice), one(IptablesDnat)),
-        (one(EbpfSplice), many(IptablesDnat)),
-        (one(EbpfSplice), one(Direct)),
+        (SPLICE, Variant::ruled(IptablesRelay, RULES)),
+        (SPLICE, one(IptablesRelay)),
+        (SPLICE, one(EbpfRedirect)),
+        (SPLICE, one(IptablesDnat)),
+        (SPLICE, many(IptablesDnat)),
+        (SPLICE, one(Direct)),
+        (Variant::ruled(EbpfSplice, 1_000), Variant::ruled(EbpfSplice, 10)),
+        (Variant::ruled(IptablesRelay, RULES), one(IptablesRelay)),
         (one(EbpfRedirect), one(EbpfSteer)),
         (one(EbpfSteer), one(IptablesRelay)),
         (one(EbpfRedirect), one(IptablesDnat)),
@@ -161,7 +187,7 @@ pub(super) const PAIRS: [(Variant, Variant); 20] = {
 /// `A_over_B`; what differs from the headline shape (32 connections, keep-alive, 100 B) and what is not
 /// requests a second is appended: `_c256`, `_64k`, `_close`, `_cpu`, `_own_cpu`, `_p99`.
 pub(super) fn ratio_name((over, under): (Variant, Variant), shape: Shape, metric: Metric) -> String {
-    let mut name = if over.path == under.path {
+    let mut name = if over.path == under.path && over.services != under.services {
         format!("{0}-{1}_over_{0}-{2}", over.path.name(), over.services, under.services)
     } else {
         format!("{over}_over_{under}")
@@ -234,12 +260,19 @@ pub(super) mod tests {
 
     /// A case whose every figure follows from its requests a second.
     pub(in crate::bench) fn case(path: Path, round: u32, shape: Shape, rps: f64) -> Case {
+        case_of(Variant::new(path, 1), round, shape, rps)
+    }
+
+    /// The same of any variant.
+    pub(in crate::bench) fn case_of(variant: Variant, round: u32, shape: Shape, rps: f64) -> Case {
         let us = 1e6 / rps;
         let measured = Measured {
             requests: 1000,
+            answered: 1100,
             errors: 0,
             rps,
             p50_us: us,
+            p90_us: 1.5 * us,
             p99_us: 2.0 * us,
             p999_us: 3.0 * us,
             max_us: 4.0 * us,
@@ -249,7 +282,7 @@ pub(super) mod tests {
             tcp_mem_kib: 0,
             slab_kib: 0,
         };
-        Case::new(Variant::new(path, 1), round, shape, measured)
+        Case::new(variant, round, shape, measured)
     }
 
     #[test]
@@ -290,6 +323,14 @@ pub(super) mod tests {
         assert_eq!(ratio_name(pair, large, Metric::Cpu), "ebpf-redirect_over_iptables-relay_c256_64k_cpu");
         let lb = (Variant::new(Path::EbpfLb, 10_000), Variant::new(Path::EbpfLb, 1));
         assert_eq!(ratio_name(lb, HEADLINE, Metric::Rps), "ebpf-lb-10000_over_ebpf-lb-1");
+        let splice = |rules| Variant::ruled(Path::EbpfSplice, rules);
+        let sizes = (splice(1_000), splice(10));
+        assert_eq!(ratio_name(sizes, HEADLINE, Metric::Rps), "splice-rules-1000_over_splice-rules-10");
+        let same_policy = (splice(RULES), Variant::ruled(Path::IptablesRelay, RULES));
+        assert_eq!(ratio_name(same_policy, HEADLINE, Metric::Cpu), "splice_over_iptables-relay-policy_cpu");
+        let one_at_a_time = Shape { conns: 1, ..HEADLINE };
+        let relay = (splice(RULES), Variant::new(Path::EbpfRedirect, 1));
+        assert_eq!(ratio_name(relay, one_at_a_time, Metric::Rps), "splice_over_ebpf-redirect_c1");
     }
 
     #[test]
@@ -309,9 +350,13 @@ pub(super) mod tests {
         assert_eq!(keys, ["cases", "commit", "cpus", "kernel", "ratios"]);
         let case = &json["cases"][0];
         assert_eq!((&case["path"], &case["services"]), (&"direct".into(), &1.into()));
-        for number in ["round", "conns", "body", "rps", "p50_us", "p99_us", "p999_us", "cpu_us_per_req"] {
+        for number in ["round", "conns", "body", "rules", "rps", "p50_us", "p99_us", "cpu_us_per_req"] {
             assert!(case[number].is_number(), "{number}");
         }
+        for only_with_an_agent in ["redirected_per_req", "spliced_per_req", "msg_per_req", "msg_ns"] {
+            assert!(case[only_with_an_agent].is_null(), "{only_with_an_agent}");
+        }
+        assert_eq!(case["variant"], "direct");
         assert!(case["reuse"].is_boolean());
     }
 }

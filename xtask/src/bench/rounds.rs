@@ -61,7 +61,7 @@ impl Rounds<'_> {
         for &shape in &visit.shapes {
             let run = self.named(stage.run(shape, tempo), visit.variant)?;
             let mut case = Case::new(visit.variant, visit.round, shape, run.measured);
-            case.redirected_per_req = run.redirected_per_req;
+            case.kernel = run.kernel;
             cases.push(case);
         }
         let here = cases.get_mut(first..).unwrap_or_default();
@@ -71,7 +71,7 @@ impl Rounds<'_> {
             let rate = saturation / 2.0;
             tempo.rate = Some(rate);
             let run = self.named(stage.run(case.shape, tempo), visit.variant)?;
-            case.open_loop = Some(OpenLoop { rate, measured: run.measured });
+            case.open_loop = Some(OpenLoop { rate, measured: run.measured, kernel: run.kernel });
         }
         let rss = stage.agent_rss_kib()?;
         here.iter_mut().for_each(|case| case.agent_rss_kib = rss);

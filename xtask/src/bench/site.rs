@@ -5,17 +5,19 @@ use super::{
     kubeproxy,
     load::client::{self, Measured},
     plan::{Path, Variant},
+    policy,
     services::{self, Service},
 };
 use anyhow::{Context, Result};
 use std::{
+    fs,
     io::Write,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::PathBuf,
     process::Stdio,
     time::Duration,
 };
-use weir_tests::{pod::Pod, process::Process, topology::Topology, wait};
+use weir_tests::{manifest::ConfigDir, pod::Pod, process::Process, topology::Topology, wait};
 
 /// The HTTP Service, steered to the agent or translated by kube-proxy's rules.
 const WEB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), 8080);
@@ -115,6 +117,19 @@ impl Site {
         pods.parent().unwrap_or(pods)
     }
 
+    /// What an agent is told: Services, and the policy if there is one.
+    pub(super) fn config(&self, variant: Variant) -> Result<ConfigDir> {
+        let path = self.topology.dir().join(format!("config-{variant}"));
+        let config = ConfigDir::new(path, &known_to_agent(variant))?;
+        if variant.rules > 0 {
+            let pods: Vec<_> = endpoints().iter().map(|endpoint| *endpoint.ip()).collect();
+            let file = config.path().join("policy.yaml");
+            fs::write(&file, policy::manifests(variant.rules, WEB, &pods, PORT))
+                .with_context(|| format!("write {}", file.display()))?;
+        }
+        Ok(config)
+    }
+
     /// Where the client asks on a path.
     pub(super) fn target(&self, path: Path) -> SocketAddrV4 {
         match path {
@@ -140,7 +155,7 @@ impl Site {
 }
 
 /// The Services that an agent is told of: both that are measured, among others.
-pub(super) fn known_to_agent(variant: Variant) -> Vec<weir_tests::manifest::Service> {
+fn known_to_agent(variant: Variant) -> Vec<weir_tests::manifest::Service> {
     let raw = Service { name: "raw".to_owned(), frontend: RAW, endpoints: endpoints() };
     let measured = if variant.path == Path::EbpfLb { raw } else { web() };
     services::among(variant.services, measured).iter().map(Service::manifest).collect()

@@ -1,28 +1,23 @@
-//! Bringing a path up, and proof that traffic really takes it: the agent's own counters.
+//! Bringing a path up, and runs on it.
 
 use super::{
     load::client::{self, Measured},
     machine,
     plan::{HEADLINE, Path, Shape, Variant},
-    site::{self, Site},
+    proof::{Counts, Proof},
+    results::KernelHalf,
+    site::Site,
 };
 use anyhow::{Context, Result, bail, ensure};
-use std::{
-    ops::Sub,
-    time::{Duration, Instant},
-};
-use weir_tests::{
-    agent::{Agent, Builder},
-    metrics::Samples,
-};
+use std::time::{Duration, Instant};
+use weir_tests::agent::{Agent, Builder};
 
 /// Requests after which a workload has passed probation here.
 const PROBATION: &str = "--probation-requests=50";
 /// How often the warm-up is repeated until both workloads have passed.
 const WARM_UPS: u32 = 20;
-/// Redirected messages per request that prove the redirect path. Four are expected: each of two hops has
-/// a request and an answer.
-const REDIRECTED_AT_LEAST: f64 = 3.0;
+/// Bytes of a body that no rule allows to ask for.
+const DENIED: usize = 17;
 
 /// The agent reads the kernel half's counters at most once in this time.
 const SCRAPES_APART: Duration = Duration::from_millis(1050);
@@ -53,17 +48,18 @@ pub(super) struct Tempo {
 pub(super) struct Run {
     /// What the load generator measured.
     pub(super) measured: Measured,
-    /// Redirected messages per request, where an agent's kernel half is loaded.
-    pub(super) redirected_per_req: Option<f64>,
+    /// What the kernel half did, where there is an agent.
+    pub(super) kernel: KernelHalf,
 }
 
 impl<'a> Stage<'a> {
-    /// Starts what the path needs; the redirect path is ready when both workloads have passed probation.
+    /// Starts what the path needs. Paths with redirects are ready when both workloads have passed
+    /// probation, those with a policy when it has denied something.
     pub(super) fn raise(site: &'a Site, variant: Variant, agent_args: &[String]) -> Result<Self> {
         let agent = match arguments(variant.path) {
             None => None,
             Some(own) => {
-                let builder = Builder::new(&site.topology, &site::known_to_agent(variant))?;
+                let builder = Builder::new(&site.topology, &[])?.config(site.config(variant)?);
                 let words = own.into_iter().map(str::to_owned).chain(agent_args.iter().cloned());
                 Some(builder.args(words).start().with_context(|| format!("agent for {variant}"))?)
             }
@@ -73,6 +69,9 @@ impl<'a> Stage<'a> {
             stage.pass_probation()?;
         }
         stage.count()?;
+        if variant.rules > 0 {
+            stage.is_denied()?;
+        }
         Ok(stage)
     }
 
@@ -81,11 +80,11 @@ impl<'a> Stage<'a> {
         let measured =
             self.site.load(&self.args(shape, tempo)?).with_context(|| format!("{} {shape}", self.variant))?;
         let Some(counted) = self.count()? else {
-            return Ok(Run { measured, redirected_per_req: None });
+            return Ok(Run { measured, kernel: KernelHalf::default() });
         };
-        let proof = Proof { conns: shape.conns, requests: measured.requests, counted };
+        let proof = Proof { shape, answered: measured.answered, counted };
         proof.check(self.variant.path).with_context(|| format!("{} {shape}", self.variant))?;
-        Ok(Run { measured, redirected_per_req: Some(proof.redirected_per_req()) })
+        Ok(Run { measured, kernel: proof.kernel_half() })
     }
 
     /// The agent's peak resident size.
@@ -119,6 +118,17 @@ impl<'a> Stage<'a> {
         Ok(Some(after - before))
     }
 
+    /// Asks for what no rule allows.
+    fn is_denied(&mut self) -> Result<()> {
+        let window = Duration::from_millis(100);
+        let tempo = Tempo { warmup: Duration::ZERO, window, rate: None, threads: 1 };
+        let shape = Shape { conns: 1, body: DENIED, reuse: true };
+        // The load generator takes any answer but the one that it asked for as a failure.
+        let answered = self.site.load(&self.args(shape, tempo)?).map_or(0, |measured| measured.answered);
+        let counted = self.count()?.unwrap_or_default();
+        Proof { shape, answered, counted }.check_denied()
+    }
+
     /// Sends requests until client and server may both be redirected into. Sockets join the map when
     /// they connect: each repetition opens new ones.
     fn pass_probation(&mut self) -> Result<()> {
@@ -149,116 +159,7 @@ fn arguments(path: Path) -> Option<Vec<&'static str>> {
         Path::IptablesRelay => Some(vec![QUIET, "--steering=iptables"]),
         Path::EbpfLb | Path::EbpfSteer => Some(vec![QUIET, "--acceleration=off"]),
         Path::EbpfRedirect => Some(vec![QUIET, "--acceleration=auto", PROBATION, "--splice-pairs=0"]),
-        Path::EbpfSplice => Some(vec![QUIET, "--acceleration=auto", PROBATION]),
-    }
-}
-
-/// What an agent counted.
-#[derive(Clone, Copy, Default, Debug)]
-struct Counts {
-    accepted: f64,
-    steered: f64,
-    balanced: f64,
-    mapped: f64,
-    redirected: f64,
-    spliced: f64,
-}
-
-impl Counts {
-    fn of(samples: &Samples) -> Self {
-        let event = |name| samples.sum("weir_kernel_events_total", &[("event", name)]);
-        Self {
-            accepted: samples.sum("weir_downstream_opened_total", &[]),
-            steered: event("steered"),
-            balanced: event("balanced"),
-            mapped: event("mapped"),
-            redirected: event("redirected"),
-            spliced: event("spliced"),
-        }
-    }
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            accepted: self.accepted - before.accepted,
-            steered: self.steered - before.steered,
-            balanced: self.balanced - before.balanced,
-            mapped: self.mapped - before.mapped,
-            redirected: self.redirected - before.redirected,
-            spliced: self.spliced - before.spliced,
-        }
-    }
-}
-
-/// What a run did, by the client's count and by the agent's.
-struct Proof {
-    conns: usize,
-    requests: u64,
-    counted: Counts,
-}
-
-impl Proof {
-    /// Fails when the traffic did not take the path that is said to be measured.
-    fn check(&self, path: Path) -> Result<()> {
-        let Counts { accepted, steered, balanced, mapped, redirected, spliced } = self.counted;
-        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-        let conns = self.conns as f64;
-        let taken = match path {
-            Path::Direct | Path::IptablesDnat => true,
-            Path::IptablesRelay => accepted >= conns && steered == 0.0 && redirected == 0.0,
-            Path::EbpfLb => balanced >= conns && accepted == 0.0,
-            Path::EbpfSteer => steered >= conns && accepted >= conns && redirected == 0.0,
-            Path::EbpfRedirect => {
-                steered >= conns && mapped >= conns && self.redirected_per_req() >= REDIRECTED_AT_LEAST
-            }
-            Path::EbpfSplice => steered >= conns && mapped >= conns && spliced > 0.0,
-        };
-        ensure!(taken, "traffic did not take this path: {} requests, {:?}", self.requests, self.counted);
-        Ok(())
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    fn redirected_per_req(&self) -> f64 {
-        self.counted.redirected / self.requests as f64
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-
-    fn proof(text: &str) -> Proof {
-        Proof { conns: 32, requests: 1000, counted: Counts::of(&Samples::parse(text).unwrap()) }
-    }
-
-    #[test]
-    fn redirects_that_did_not_happen_fail_the_redirect_path_and_prove_the_other() {
-        let proof =
-            proof("weir_downstream_opened_total 32\nweir_kernel_events_total{event=\"steered\"} 32\n");
-        assert!(proof.check(Path::EbpfSteer).is_ok());
-        assert!(proof.check(Path::EbpfRedirect).is_err());
-        assert!(proof.check(Path::IptablesRelay).is_err());
-    }
-
-    #[test]
-    fn four_messages_a_request_prove_the_redirect_path() {
-        let proof = proof(
-            "weir_downstream_opened_total 32\nweir_kernel_events_total{event=\"steered\"} 32\n\
-             weir_kernel_events_total{event=\"mapped\"} 64\n\
-             weir_kernel_events_total{event=\"redirected\"} 4000\n",
-        );
-        assert!(proof.check(Path::EbpfRedirect).is_ok());
-        assert!(proof.check(Path::EbpfSteer).is_err());
-    }
-
-    #[test]
-    fn the_pass_lane_must_not_touch_the_agent() {
-        let text = "weir_kernel_events_total{event=\"balanced\"} 32\n";
-        assert!(proof(text).check(Path::EbpfLb).is_ok());
-        assert!(proof(&format!("{text}weir_downstream_opened_total 1\n")).check(Path::EbpfLb).is_err());
+        // Without a control group: by default one connection in a hundred measures relay.
+        Path::EbpfSplice => Some(vec![QUIET, "--acceleration=auto", PROBATION, "--splice-control=0%"]),
     }
 }

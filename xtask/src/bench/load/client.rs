@@ -65,6 +65,8 @@ pub(crate) struct Args {
 pub(crate) struct Measured {
     /// Requests completed within the window.
     pub(crate) requests: u64,
+    /// Requests completed in all, those before the window included.
+    pub(crate) answered: u64,
     /// Connections that broke; each was opened again.
     pub(crate) errors: u64,
     /// Requests a second.
@@ -72,6 +74,8 @@ pub(crate) struct Measured {
     /// Median latency. In an open loop from when the request was due; on a connection per request with
     /// the handshake.
     pub(crate) p50_us: f64,
+    /// 90th percentile.
+    pub(crate) p90_us: f64,
     /// 99th percentile.
     pub(crate) p99_us: f64,
     /// 99.9th percentile.
@@ -147,9 +151,11 @@ fn measure(args: &Args) -> Result<Measured> {
     // Rates, not sums: on a busy machine our own look at the counters comes late.
     Ok(Measured {
         requests,
+        answered: tally.answered,
         errors: tally.errors,
         rps,
         p50_us: quantile(0.5),
+        p90_us: quantile(0.9),
         p99_us: quantile(0.99),
         p999_us: quantile(0.999),
         max_us: micros(tally.latency.max()),
@@ -165,19 +171,23 @@ fn micros(nanoseconds: u64) -> f64 {
     Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
 }
 
-/// What one thread counted within the window.
+/// What one thread counted.
 struct Tally {
+    /// Within the window.
     latency: Histogram<u64>,
+    /// Requests, in all.
+    answered: u64,
     errors: u64,
 }
 
 impl Tally {
     fn new() -> Result<Self> {
         let latency = Histogram::new_with_bounds(1_000, MAX_LATENCY_NS, 3).context("histogram")?;
-        Ok(Self { latency, errors: 0 })
+        Ok(Self { latency, answered: 0, errors: 0 })
     }
 
     fn add(&mut self, other: &Self) -> Result<()> {
+        self.answered += other.answered;
         self.errors += other.errors;
         self.latency.add(&other.latency).context("histogram")
     }
@@ -280,6 +290,7 @@ impl Loop {
         match step {
             Step::Waiting => return Ok(()),
             Step::Answered(at) => {
+                self.tally.answered += 1;
                 let now = Instant::now();
                 if now >= self.begin && now < self.end {
                     let took = now.saturating_duration_since(at);
