@@ -134,6 +134,7 @@ impl Splice {
             && upstream.is_reusable();
         let mut kept = self.upstream.lock();
         if fit && kept.is_none() {
+            upstream.reused = true;
             *kept = Some(upstream);
         } else {
             upstream.give_back(&downstream.relay);

@@ -87,7 +87,9 @@ impl Upstream {
         muffle: &Muffle,
     ) -> Result<Response<Incoming>, SendError> {
         self.io.answered.store(false, Relaxed);
-        self.io.muted.store(std::mem::take(&mut self.owes_answer), Relaxed);
+        let owes = std::mem::take(&mut self.owes_answer);
+        self.io.muted.store(owes, Relaxed);
+        self.io.unasked.store(owes, Relaxed);
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
         let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
@@ -99,7 +101,7 @@ impl Upstream {
         })
         .await;
         outcome.map_err(|mut failed| SendError {
-            unsent: failed.take_message(),
+            unsent: failed.take_message().filter(|_| !owes),
             answered: self.io.answered.load(Relaxed),
             error: failed.into_error(),
         })
@@ -187,6 +189,8 @@ struct UpstreamWire {
     answered: AtomicBool,
     /// What hyper writes has been carried in the kernel half: it is not sent again.
     muted: AtomicBool,
+    /// hyper has not written that request yet: it would take the answer for an unexpected one.
+    unasked: AtomicBool,
     _announced: Announced,
 }
 
@@ -213,6 +217,10 @@ pub(crate) struct UpstreamIo(Arc<UpstreamWire>);
 
 impl Read for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.0.unasked.load(Relaxed) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if ready!(self.0.wire.poll_read(cx, buf))? > 0 {
             self.0.answered.store(true, Relaxed);
         }
@@ -223,6 +231,7 @@ impl Read for UpstreamIo {
 impl Write for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.0.muted.load(Relaxed) {
+            self.0.unasked.store(false, Relaxed);
             return Poll::Ready(Ok(buf.len()));
         }
         self.0.wire.poll_write(cx, buf)
@@ -246,6 +255,7 @@ impl Write for UpstreamIo {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.0.muted.load(Relaxed) {
+            self.0.unasked.store(false, Relaxed);
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         self.0.wire.poll_write_vectored(cx, slices)

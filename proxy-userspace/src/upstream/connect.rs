@@ -104,6 +104,7 @@ impl Connector {
             wire,
             answered: AtomicBool::new(false),
             muted: AtomicBool::new(false),
+            unasked: AtomicBool::new(false),
             _announced: announced,
         });
         let (sender, connection) = http1::Builder::new()
