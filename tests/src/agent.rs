@@ -2,6 +2,7 @@
 
 use crate::{
     binary, http,
+    kernel::Counters,
     manifest::{ConfigDir, Service},
     metrics::Samples,
     pod::Pod,
@@ -187,6 +188,11 @@ impl Agent {
     /// Asks its admin listener.
     pub fn get(&self, path: &str) -> Result<http::Answer> {
         self.node.netns().run(|| http::get(ADMIN, path))?
+    }
+
+    /// The kernel half's counters.
+    pub fn counters(&self) -> Result<Counters> {
+        Counters::of(self.pid())
     }
 
     /// Scrapes it.

@@ -6,7 +6,9 @@
 pub mod agent;
 pub mod binary;
 pub mod cgroup;
+pub mod conversation;
 pub mod http;
+pub mod kernel;
 pub mod manifest;
 pub mod metrics;
 pub mod netns;

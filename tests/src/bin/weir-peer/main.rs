@@ -2,6 +2,7 @@
 //! manners that a test asks for. Blocking sockets, a thread a connection. Servers print `listening`
 //! when they are; clients print one JSON object when they have finished.
 
+mod converse;
 mod head;
 mod load;
 mod raw;
@@ -34,6 +35,8 @@ enum Verb {
     Transfer(transfer::Transfer),
     /// GETs /bytes/N, waits for a line on standard input before it reads the body, then checks it.
     SlowRead(transfer::SlowRead),
+    /// Does what standard input says on one connection, step by step.
+    Converse(converse::Converse),
     /// Sends standard input as it is, in writes of a given size, and prints what comes back.
     Raw(raw::Raw),
     /// Connects and prints what getpeername and getsockname say.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         Verb::Load(load) => load.run(),
         Verb::Transfer(transfer) => transfer.run(),
         Verb::SlowRead(slow) => slow.run(),
+        Verb::Converse(converse) => converse.run(),
         Verb::Raw(raw) => raw.run(),
         Verb::Getpeername(ask) => ask.run(),
         Verb::Hold(hold) => hold.run(),

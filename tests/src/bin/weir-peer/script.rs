@@ -9,6 +9,12 @@
 //! - `/trickle/N/MS[?chunked]`: N bytes, so long between two of them
 //! - `/delay/MS`: answers after so long
 //! - `/status/N`: that status
+//! - `/empty/N`: that status, without a body and without Content-Length
+//! - `/interim/N`: a 1xx answer before the answer
+//! - `/early`: answers before it reads the body
+//! - `/until-close/N`: N bytes of pattern N that end with the connection
+//! - `/bye`: answers with `Connection: close`; `/leave`: closes after its answer without a word
+//! - `/close`: closes instead of answering; `/stale`: so, unless it is a connection's first request
 //! - `/hang`: never answers
 //! - `/reset`: resets instead of answering
 //! - `/reset-mid/N`, `/close-mid/N`: announces 2N bytes, sends N, resets or closes
@@ -50,6 +56,11 @@ pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> 
     match verb {
         "echo" => reply.echo(reader),
         "sink" => reply.sink(reader, || Ok(())),
+        "early" => {
+            let kept = reply.json(reader.get_mut(), 200, &json!({"early": true}))?;
+            head::digest(reader, request.request_framing()?)?;
+            Ok(kept)
+        }
         "pause" => {
             let span = Duration::from_millis(number().unwrap_or(0));
             reply.sink(reader, || {
@@ -80,18 +91,16 @@ pub(crate) fn answer(request: &Head, reader: &mut Reader, session: &Session) -> 
                     let status = u16::try_from(number().unwrap_or(200))?;
                     reply.json(stream, status, &reply.about(body.length()))
                 }
-                "hang" => silent(reader),
-                "reset" => reset(stream),
-                "reset-mid" => {
-                    reply.half(stream, number().unwrap_or(0)).and_then(|()| reset(reader.get_mut()))
+                "empty" => {
+                    let status = u16::try_from(number().unwrap_or(204))?;
+                    stream.write_all(reply.head(status, "X-Empty: yes").as_bytes())?;
+                    Ok(request.keeps_alive())
                 }
-                "close-mid" => reply.half(stream, number().unwrap_or(0)).map(|()| false),
-                "stall" => reply.half(stream, number().unwrap_or(0)).and_then(|()| silent(reader)),
-                "garbage" => {
-                    stream.write_all(b"\x00\x01 this is not HTTP\r\n\r\n")?;
-                    Ok(false)
+                "interim" => {
+                    write!(stream, "HTTP/1.1 {} Wait\r\n\r\n", number().unwrap_or(103))?;
+                    reply.json(stream, 200, &reply.about(body.length()))
                 }
-                _ => reply.json(stream, 200, &reply.about(body.length())),
+                _ => reply.last(reader, verb, number().unwrap_or(0), body.length()),
             }
         }
     }
@@ -126,7 +135,8 @@ impl Reply<'_> {
     fn json(&self, stream: &mut TcpStream, status: u16, value: &Value) -> Result<bool> {
         let body = if status == 204 || status == 304 { String::new() } else { format!("{value}\n") };
         let head = self.head(status, &format!("Content-Length: {}", body.len()));
-        stream.write_all(format!("{head}{body}").as_bytes())?;
+        let sent = if self.request.word(0)? == "HEAD" { "" } else { body.as_str() };
+        stream.write_all(format!("{head}{sent}").as_bytes())?;
         Ok(self.request.keeps_alive())
     }
 
@@ -185,6 +195,43 @@ impl Reply<'_> {
             stream.write_all(LAST_CHUNK)?;
         }
         Ok(self.request.keeps_alive())
+    }
+
+    /// The verbs that end the connection, and the rest.
+    fn last(&self, reader: &mut Reader, verb: &str, number: u64, body: u64) -> Result<bool> {
+        let stream = reader.get_mut();
+        match verb {
+            "until-close" => self.until_close(stream, number),
+            "bye" => self.bye(stream),
+            "leave" => self.json(stream, 200, &self.about(body)).map(|_| false),
+            "close" => Ok(false),
+            "stale" if self.session.count > 1 => Ok(false),
+            "hang" => silent(reader),
+            "reset" => reset(stream),
+            "reset-mid" => self.half(stream, number).and_then(|()| reset(reader.get_mut())),
+            "close-mid" => self.half(stream, number).map(|()| false),
+            "stall" => self.half(stream, number).and_then(|()| silent(reader)),
+            "garbage" => {
+                stream.write_all(b"\x00\x01 this is not HTTP\r\n\r\n")?;
+                Ok(false)
+            }
+            _ => self.json(stream, 200, &self.about(body)),
+        }
+    }
+
+    fn until_close(&self, stream: &mut TcpStream, count: u64) -> Result<bool> {
+        let mut out = self.head(200, "Connection: close").into_bytes();
+        let start = out.len();
+        out.resize(start + usize::try_from(count)?, 0);
+        Pattern::new(count).fill(out.get_mut(start..).unwrap_or_default());
+        stream.write_all(&out)?;
+        Ok(false)
+    }
+
+    fn bye(&self, stream: &mut TcpStream) -> Result<bool> {
+        let head = self.head(200, "Content-Length: 4\r\nConnection: close");
+        stream.write_all(format!("{head}bye\n").as_bytes())?;
+        Ok(false)
     }
 
     /// Announces twice what it sends.
