@@ -4,7 +4,7 @@
 //!
 //! An exchange ends when neither [`REQUEST_OPEN`] nor an answer bit is left. Whoever takes
 //! [`KERNEL`] away owns what follows: at an idle word that is the next request, within an exchange the
-//! answer.
+//! answer. ARCHITECTURE.md draws it; `tests/pair_model.rs` checks it.
 
 use crate::{abi::abi, flow::FlowKey};
 
@@ -18,10 +18,14 @@ pub const ANSWER_DUE: u64 = 1 << 2;
 pub const ANSWER_OPEN: u64 = 1 << 3;
 /// The answer goes to the agent's upstream socket: the agent passes it on.
 pub const TURNED: u64 = 1 << 4;
+/// The client's program has the pair for itself until its request is handed to the endpoint: it may
+/// find the endpoint gone, and then the request must be the agent's once, not twice.
+pub const BEGINNING: u64 = 1 << 5;
 
 /// An exchange is under way in the kernel half.
-const BUSY: u64 = REQUEST_OPEN | ANSWER_DUE | ANSWER_OPEN;
-/// Counts exchanges, so that a compare-and-swap never mistakes one for another.
+const BUSY: u64 = REQUEST_OPEN | ANSWER_DUE | ANSWER_OPEN | BEGINNING;
+/// Counts exchanges and take-backs, so that a compare-and-swap never mistakes a word for an older one
+/// whose fields were others.
 const EPOCH: u64 = 0x00ff_ff00;
 const EPOCH_ONE: u64 = 0x100;
 /// The low 32 bits of how many bytes the client had sent to the agent when the pair was armed.
@@ -125,13 +129,32 @@ pub const fn armed(word: u64, seen: u32) -> Option<u64> {
 /// `None` unless the pair is armed and idle, and the agent has read everything.
 #[inline(always)]
 #[must_use]
-pub const fn begun(word: u64, sent: u32, body_open: bool) -> Option<u64> {
+pub const fn begun(word: u64, sent: u32) -> Option<u64> {
     if word & (KERNEL | BUSY | TURNED) != KERNEL || (word >> SEEN_SHIFT) as u32 != sent {
         return None;
     }
-    let epoch = (word.wrapping_add(EPOCH_ONE)) & EPOCH;
+    Some(next_epoch(word) | BEGINNING)
+}
+
+/// The request has been handed to the endpoint: its answer is due.
+#[inline(always)]
+#[must_use]
+pub const fn handed(word: u64, body_open: bool) -> Option<u64> {
+    if word & BEGINNING == 0 {
+        return None;
+    }
     let open = if body_open { REQUEST_OPEN } else { 0 };
-    Some((word & !EPOCH) | epoch | ANSWER_DUE | open)
+    Some((word & !BEGINNING) | ANSWER_DUE | open)
+}
+
+/// The request could not be handed over: it is the agent's, and so is the pair.
+#[inline(always)]
+#[must_use]
+pub const fn undone(word: u64) -> Option<u64> {
+    if word & BEGINNING == 0 {
+        return None;
+    }
+    Some(word & !(KERNEL | BEGINNING))
 }
 
 /// The answer begins to go to the client. `None` where none is due, or the agent took it over.
@@ -154,6 +177,17 @@ pub const fn turned(word: u64) -> Option<u64> {
     Some((word & !(KERNEL | ANSWER_DUE)) | TURNED)
 }
 
+/// The client's socket left the map before the first message of the answer: that one and the rest go to
+/// the agent. `None` where no answer has begun.
+#[inline(always)]
+#[must_use]
+pub const fn turned_back(word: u64) -> Option<u64> {
+    if word & (KERNEL | ANSWER_OPEN) != KERNEL | ANSWER_OPEN {
+        return None;
+    }
+    Some((word & !(KERNEL | ANSWER_OPEN)) | TURNED)
+}
+
 /// The agent takes over an answer that was turned: what is left is its own.
 #[inline(always)]
 #[must_use]
@@ -164,14 +198,15 @@ pub const fn resumed(word: u64) -> Option<u64> {
     Some(word & !TURNED)
 }
 
-/// The agent takes the pair back between two exchanges. `None` while one is under way.
+/// The agent takes the pair back between two exchanges, also one that it has been left. `None` while an
+/// exchange is under way.
 #[inline(always)]
 #[must_use]
 pub const fn taken(word: u64) -> Option<u64> {
-    if word & (KERNEL | BUSY | TURNED) != KERNEL {
+    if word & (BUSY | TURNED) != 0 {
         return None;
     }
-    Some(word & !KERNEL)
+    Some(next_epoch(word) & !KERNEL)
 }
 
 /// The agent gives up an exchange whose answer has not begun, and will answer by itself.
@@ -184,6 +219,13 @@ pub const fn given_up(word: u64) -> Option<u64> {
     Some(word & !(KERNEL | BUSY))
 }
 
+/// Whether both words are of the same exchange.
+#[inline(always)]
+#[must_use]
+pub const fn is_same_exchange(one: u64, other: u64) -> bool {
+    (one ^ other) & EPOCH == 0
+}
+
 /// An exchange is under way, in the kernel half or turned.
 #[inline(always)]
 #[must_use]
@@ -191,11 +233,24 @@ pub const fn is_busy(word: u64) -> bool {
     word & (BUSY | TURNED) != 0
 }
 
+/// Part of an exchange is over and the rest is between the client and the endpoint: nobody else can bring
+/// it to its end.
+#[inline(always)]
+#[must_use]
+pub const fn is_half_done(word: u64) -> bool {
+    word & ANSWER_OPEN != 0 || word & (REQUEST_OPEN | ANSWER_DUE | BEGINNING | TURNED) == REQUEST_OPEN
+}
+
 /// The word of an entry that belongs to nobody any more: what was read of it before is stale.
 #[inline(always)]
 #[must_use]
 pub const fn freed(word: u64) -> u64 {
-    word.wrapping_add(EPOCH_ONE) & EPOCH
+    next_epoch(word) & EPOCH
+}
+
+#[inline(always)]
+const fn next_epoch(word: u64) -> u64 {
+    (word & !EPOCH) | (word.wrapping_add(EPOCH_ONE) & EPOCH)
 }
 
 #[cfg(test)]
@@ -208,53 +263,118 @@ mod tests {
         armed(0, SEEN).unwrap_or_default()
     }
 
+    /// The pair within an exchange whose answer is due.
+    fn due(body_open: bool) -> u64 {
+        begun(armed_pair(), SEEN).and_then(|word| handed(word, body_open)).unwrap_or_default()
+    }
+
+    fn open(body_open: bool) -> u64 {
+        answered(due(body_open)).unwrap_or_default()
+    }
+
     #[test]
     fn an_exchange_begins_only_when_the_agent_has_read_everything() {
-        assert!(begun(armed_pair(), SEEN, false).is_some());
-        assert_eq!(begun(armed_pair(), SEEN + 1, false), None);
-        assert_eq!(begun(0, 0, false), None);
+        assert!(begun(armed_pair(), SEEN).is_some());
+        assert_eq!(begun(armed_pair(), SEEN + 1), None);
+        assert_eq!(begun(0, 0), None);
+    }
+
+    #[test]
+    fn a_request_that_is_being_handed_over_is_nobody_elses() {
+        let word = begun(armed_pair(), SEEN).unwrap_or_default();
+        assert!(is_busy(word) && armed(word, SEEN).is_none() && begun(word, SEEN).is_none());
+        for agents in [taken(word), given_up(word), turned(word), resumed(word)] {
+            assert_eq!(agents, None);
+        }
+        assert!(answered(word).is_none() && turned_back(word).is_none());
+    }
+
+    #[test]
+    fn a_request_that_could_not_be_handed_over_leaves_the_pair_to_the_agent() {
+        let own = begun(armed_pair(), SEEN).and_then(undone).unwrap_or_default();
+        assert!(!is_busy(own) && own & KERNEL == 0 && armed(own, SEEN).is_some());
+        assert!(taken(own).is_some(), "the agent still thinks it armed");
+        assert!(undone(due(false)).is_none() && handed(due(false), false).is_none());
     }
 
     #[test]
     fn an_exchange_goes_from_due_to_open_to_idle() {
-        let due = begun(armed_pair(), SEEN, false).unwrap_or_default();
-        assert!(is_busy(due) && taken(due).is_none() && begun(due, SEEN, false).is_none());
-        let open = answered(due).unwrap_or_default();
+        let due = due(false);
+        assert!(is_busy(due) && taken(due).is_none() && begun(due, SEEN).is_none());
+        let open = open(false);
         assert!(is_busy(open) && given_up(open).is_none() && turned(open).is_none());
         let idle = open & !ANSWER_OPEN;
-        assert!(!is_busy(idle) && taken(idle).is_some() && begun(idle, SEEN, true).is_some());
+        assert!(!is_busy(idle) && taken(idle).is_some() && begun(idle, SEEN).is_some());
     }
 
     #[test]
     fn a_body_keeps_the_pair_busy_after_an_early_answer() {
-        let due = begun(armed_pair(), SEEN, true).unwrap_or_default();
-        let answered = answered(due).unwrap_or_default() & !ANSWER_OPEN;
+        let answered = open(true) & !ANSWER_OPEN;
         assert!(is_busy(answered) && taken(answered).is_none());
         assert!(taken(answered & !REQUEST_OPEN).is_some());
     }
 
     #[test]
     fn a_turned_answer_is_the_agents_alone() {
-        let due = begun(armed_pair(), SEEN, false).unwrap_or_default();
-        let turned = turned(due).unwrap_or_default();
+        let turned = turned(due(false)).unwrap_or_default();
         assert!(is_busy(turned) && answered(turned).is_none() && armed(turned, 0).is_none());
         let own = resumed(turned).unwrap_or_default();
         assert!(!is_busy(own) && armed(own, 0).is_some());
     }
 
     #[test]
-    fn what_was_given_up_cannot_be_answered() {
-        let due = begun(armed_pair(), SEEN, true).unwrap_or_default();
-        let own = given_up(due).unwrap_or_default();
-        assert!(!is_busy(own) && answered(own).is_none() && begun(own, SEEN, false).is_none());
+    fn an_answer_that_lost_its_client_at_once_is_turned_and_others_are_not() {
+        let turned = turned_back(open(false)).unwrap_or_default();
+        assert!(is_busy(turned) && resumed(turned).is_some_and(|own| !is_busy(own)));
+        assert!(turned_back(due(false)).is_none() && turned_back(armed_pair()).is_none());
     }
 
     #[test]
-    fn a_word_from_before_an_exchange_is_never_seen_again() {
+    fn a_body_stays_the_endpoints_after_its_answer_was_turned() {
+        let own = turned(due(true)).and_then(resumed).unwrap_or_default();
+        assert!(is_busy(own) && own & REQUEST_OPEN != 0 && armed(own, SEEN).is_none());
+        assert!(armed(own & !REQUEST_OPEN, SEEN).is_some());
+    }
+
+    #[test]
+    fn what_was_given_up_cannot_be_answered() {
+        let own = given_up(due(true)).unwrap_or_default();
+        assert!(!is_busy(own) && answered(own).is_none() && begun(own, SEEN).is_none());
+    }
+
+    #[test]
+    fn a_word_from_before_an_exchange_or_a_take_back_is_never_seen_again() {
         let before = armed_pair();
-        let due = begun(before, SEEN, false).unwrap_or_default();
-        let idle = answered(due).unwrap_or_default() & !ANSWER_OPEN;
+        let idle = open(false) & !ANSWER_OPEN;
         assert_ne!(before, idle);
         assert_ne!(freed(before), freed(idle));
+        let again = taken(before).and_then(|word| armed(word, SEEN));
+        assert!(again.is_some_and(|again| again != before));
+    }
+
+    #[test]
+    fn an_exchange_is_told_from_the_next_one() {
+        let (due, open) = (due(false), open(false));
+        assert!(is_same_exchange(due, open));
+        let next = begun(open & !ANSWER_OPEN, SEEN).unwrap_or_default();
+        assert!(!is_same_exchange(due, next));
+    }
+
+    #[test]
+    fn an_exchange_is_half_done_when_only_its_ends_can_complete_it() {
+        let answered = open(true) & !ANSWER_OPEN;
+        assert!(is_half_done(open(false)) && is_half_done(answered));
+        let beginning = begun(armed_pair(), SEEN).unwrap_or_default();
+        for word in [armed_pair(), beginning, due(true), turned(due(true)).unwrap_or_default()] {
+            assert!(!is_half_done(word));
+        }
+    }
+
+    #[test]
+    fn what_was_freed_belongs_to_nobody() {
+        for word in [armed_pair(), due(true), open(false)] {
+            let free = freed(word);
+            assert!(free & KERNEL == 0 && !is_busy(free) && !is_same_exchange(word, free));
+        }
     }
 }

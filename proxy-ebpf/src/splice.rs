@@ -29,12 +29,11 @@ const TRIES: u32 = 4;
 /// Carries the message of an application's socket if it is the kernel half's to carry.
 #[inline(always)]
 pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: &Settings) -> bool {
-    let Some(pair) = pair_of(key, me) else { return false };
+    let Some((pair, word)) = pair_of(key, me) else { return false };
     if pair.control != 0 {
         control::asked(pair);
         return false;
     }
-    let word = atomic::load(&pair.word);
     if me.opener != 0 {
         if word & REQUEST_OPEN != 0 {
             return request_goes_on(ctx, pair);
@@ -47,9 +46,10 @@ pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: 
     word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, pair, word, settings)
 }
 
-/// The pair that this socket is one end of.
+/// The pair that this socket is one end of, and its word. That is read first: a change of it proves that
+/// the pair was this socket's throughout.
 #[inline(always)]
-fn pair_of(key: &FlowKey, me: &mut SocketState) -> Option<&'static mut Pair> {
+fn pair_of(key: &FlowKey, me: &mut SocketState) -> Option<(&'static mut Pair, u64)> {
     if me.pair == 0 {
         // SAFETY: one word, read whole.
         me.pair = unsafe { PAIRED.get(key) }.copied()?;
@@ -57,12 +57,13 @@ fn pair_of(key: &FlowKey, me: &mut SocketState) -> Option<&'static mut Pair> {
     let pair = PAIRS.get_ptr_mut(me.pair.wrapping_sub(1))?;
     // SAFETY: an array's entry lives as long as the map; see `Pair` for who writes what when.
     let pair = unsafe { &mut *pair };
+    let word = atomic::load(&pair.word);
     let own = if me.opener != 0 { &pair.client } else { &pair.endpoint };
     if own != key {
         me.pair = 0;
         return None;
     }
-    Some(pair)
+    Some((pair, word))
 }
 
 #[inline(always)]
@@ -75,8 +76,8 @@ fn request_begins(
     settings: &Settings,
 ) -> bool {
     let size = ctx.size();
-    if pair::begun(word, me.to_peer, false).is_none()
-        || pair.generation != settings.generation
+    let Some(beginning) = pair::begun(word, me.to_peer) else { return false };
+    if pair.generation != settings.generation
         || size > settings.request_cap
         || !in_order(ctx, key, me, &pair.endpoint, settings)
     {
@@ -88,7 +89,7 @@ fn request_begins(
         return false;
     }
     let Verdict::Allow { rule } = verdict::decide(ctx.msg, &head, pair.policy) else { return false };
-    if !keep(ctx, pair, head.head_len) {
+    if !atomic::swap_if(&mut pair.word, word, beginning) {
         return false;
     }
     pair.started_ns = now();
@@ -96,18 +97,20 @@ fn request_begins(
     pair.rule = rule;
     pair.request_bytes = whole as u32;
     pair.request_left = whole as u32 - size;
-    let Some(begun) = pair::begun(word, me.to_peer, pair.request_left != 0) else { return false };
-    if !atomic::swap_if(&mut pair.word, word, begun) {
+    // Until the pair is handed over or back nobody else changes the word.
+    if !keep(ctx, pair, head.head_len) || !redirect(ctx, &pair.endpoint) {
+        if let Some(undone) = pair::undone(beginning) {
+            atomic::swap_if(&mut pair.word, beginning, undone);
+        }
         return false;
     }
-    if redirect(ctx, &pair.endpoint) {
-        me.redirected = me.redirected.wrapping_add(u64::from(size));
-        count(counter::SPLICED, 1);
-        return true;
+    if let Some(due) = pair::handed(beginning, pair.request_left != 0) {
+        // Fails only where the client's connection has ended in the agent.
+        atomic::swap_if(&mut pair.word, beginning, due);
     }
-    // The endpoint's socket is gone. Nobody else touches the word before an answer.
-    atomic::keep(&mut pair.word, !(KERNEL | ANSWER_DUE | REQUEST_OPEN));
-    false
+    me.redirected = me.redirected.wrapping_add(u64::from(size));
+    count(counter::SPLICED, 1);
+    true
 }
 
 /// Copies the request's head to where the agent finds it.
@@ -164,21 +167,11 @@ fn request_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
 #[inline(always)]
 fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Settings) -> bool {
     let Some(head) = carriable(ctx, pair, settings) else {
-        turn(pair, word);
+        turn(pair, word, pair::turned);
         return false;
     };
-    let mut word = word;
-    let mut tries = 0;
-    loop {
-        let Some(answered) = pair::answered(word) else { return false };
-        if atomic::swap_if(&mut pair.word, word, answered) {
-            break;
-        }
-        tries += 1;
-        if tries == TRIES {
-            return false;
-        }
-        word = atomic::load(&pair.word);
+    if !change(pair, word, pair::answered) {
+        return false;
     }
     pair.answered_ns = now();
     control::waited(GROUP_SPLICED, pair.answered_ns.wrapping_sub(pair.started_ns));
@@ -186,7 +179,11 @@ fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Sett
     pair.answer_head = head.length;
     pair.answer_bytes = head.length + head.body;
     pair.answer_left = pair.answer_bytes;
-    answer_goes_on(ctx, pair)
+    if !answer_goes_on(ctx, pair) {
+        turn(pair, atomic::load(&pair.word), pair::turned_back);
+        return false;
+    }
+    true
 }
 
 /// The answer that the message begins with, if it is one that fits the lane and its client is there.
@@ -236,18 +233,26 @@ fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
 
 /// The agent passes the answer on.
 #[inline(always)]
-fn turn(pair: &mut Pair, word: u64) {
-    let mut word = word;
+fn turn(pair: &mut Pair, word: u64, transition: impl Fn(u64) -> Option<u64>) {
+    if change(pair, word, transition) {
+        count(counter::TURNED, 1);
+    }
+}
+
+/// Makes a transition within the exchange that `word` is of; false where it is not to be made any more.
+#[inline(always)]
+fn change(pair: &mut Pair, word: u64, transition: impl Fn(u64) -> Option<u64>) -> bool {
+    let (of, mut word) = (word, word);
     let mut tries = 0;
-    while tries < TRIES {
-        let Some(turned) = pair::turned(word) else { return };
-        if atomic::swap_if(&mut pair.word, word, turned) {
-            count(counter::TURNED, 1);
-            return;
+    while tries < TRIES && pair::is_same_exchange(of, word) {
+        let Some(to) = transition(word) else { return false };
+        if atomic::swap_if(&mut pair.word, word, to) {
+            return true;
         }
         word = atomic::load(&pair.word);
         tries += 1;
     }
+    false
 }
 
 /// How much of the message belongs to what is `left`; the program runs again for the rest.

@@ -324,6 +324,11 @@ impl Read for DownstreamIo {
                 if !splice.take_back() {
                     return Poll::Pending;
                 }
+            } else if splice.is_astray() {
+                ready!(shared.wire.poll_readable(cx));
+                if splice.is_astray() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
             }
             ready!(shared.wire.poll_read_and(cx, buf, |read| splice.read(read)))?
         } else {

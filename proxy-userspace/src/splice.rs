@@ -65,6 +65,8 @@ pub(crate) struct Splice {
     /// The connection has something to do that must wait for the end of an exchange.
     waits: AtomicBool,
     is_cut: AtomicBool,
+    /// The body of a request that the agent resumed was not complete: the rest goes past the agent.
+    body_apart: AtomicBool,
     exchanges: AtomicU32,
     written: AtomicBool,
     position: Position,
@@ -137,8 +139,27 @@ impl Splice {
             upstream.reused = true;
             *kept = Some(upstream);
         } else {
+            drop(kept);
+            self.give_back(downstream, upstream);
+        }
+    }
+
+    /// Lets others use the endpoint's connection, unless this client still sends a body on it.
+    fn give_back(&self, downstream: &Downstream, upstream: Box<Upstream>) {
+        if !self.slot.lock().as_ref().is_some_and(Slot::has_open_body) {
             upstream.give_back(&downstream.relay);
         }
+    }
+
+    /// Bytes of the client are here that are the rest of a body: the endpoint, which has the beginning, is
+    /// gone. They must not be read as a request.
+    pub(crate) fn is_astray(&self) -> bool {
+        if !self.body_apart.load(Relaxed) {
+            return false;
+        }
+        let astray = self.slot.lock().as_ref().is_some_and(Slot::has_open_body);
+        self.body_apart.store(astray, Relaxed);
+        astray
     }
 
     /// The endpoint's connection for a request that is relayed, if it leads where the route does.
@@ -245,11 +266,16 @@ impl Splice {
         if !self.is_armed() {
             return Poll::Pending;
         }
-        match self.alarm.poll(cx) {
-            Some(Ring::Late(reason)) => return self.late(reason),
-            Some(Ring::Unwanted) => self.release(downstream),
-            Some(Ring::Idle) => self.let_go(),
-            None => {}
+        // Until it is silent: only then does the next ring wake the task.
+        while let Some(ring) = self.alarm.poll(cx) {
+            match ring {
+                Ring::Late(reason) => match self.late(reason) {
+                    Poll::Ready(()) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                },
+                Ring::Idle => self.let_go(),
+                Ring::Unwanted => self.release(downstream),
+            }
         }
         let disturbed = self.upstream.lock().as_ref().is_some_and(|one| one.poll_disturbed(cx).is_ready());
         if disturbed {
@@ -275,12 +301,11 @@ impl Splice {
         if !self.take_back() {
             return;
         }
-        let upstream = self.upstream.lock().take();
+        if let Some(upstream) = self.upstream.lock().take() {
+            self.give_back(downstream, upstream);
+        }
         if let Some(slot) = self.slot.lock().take() {
             downstream.relay.watched.forget(slot.index());
-        }
-        if let Some(upstream) = upstream {
-            upstream.give_back(&downstream.relay);
         }
     }
 
@@ -307,25 +332,27 @@ impl Splice {
         }
     }
 
-    /// What the kernel half carries now.
-    fn carried(&self) -> Carried {
+    /// What the kernel half carries now, and the word that says so.
+    fn carried(&self) -> (u64, Carried) {
         let slot = self.slot.lock();
-        let Some(slot) = slot.as_ref() else { return Carried::Nothing };
+        let Some(slot) = slot.as_ref() else { return (0, Carried::Nothing) };
         let word = slot.word();
         if word & (pair::KERNEL | pair::TURNED) == 0 {
-            return Carried::Nothing;
+            return (word, Carried::Nothing);
         }
         let (started, moved) = slot.times();
-        match (word & pair::KERNEL != 0 && pair::is_busy(word), word & pair::ANSWER_DUE != 0) {
+        let under_way = word & (pair::KERNEL | pair::BEGINNING) == pair::KERNEL && pair::is_busy(word);
+        let carried = match (under_way, word & pair::ANSWER_DUE != 0) {
             (false, _) => Carried::Idle(started.max(moved)),
             (true, true) => Carried::Unanswered(started),
             (true, false) => Carried::Answered(started),
-        }
+        };
+        (word, carried)
     }
 
     /// Since when nothing was asked for, by what the kernel half saw; `None` where it saw nothing.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        match self.carried() {
+        match self.carried().1 {
             Carried::Unanswered(_) | Carried::Answered(_) => Some(Instant::now()),
             Carried::Idle(since) => Some(instant(since)),
             // Armed before, perhaps.

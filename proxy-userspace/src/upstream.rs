@@ -101,6 +101,7 @@ impl Upstream {
         })
         .await;
         outcome.map_err(|mut failed| SendError {
+            // What the kernel half has carried was sent, and its body is not here.
             unsent: failed.take_message().filter(|_| !owes),
             answered: self.io.answered.load(Relaxed),
             error: failed.into_error(),

@@ -172,6 +172,11 @@ impl Slot {
         self.change(|word| pair::armed(word, seen))
     }
 
+    /// The rest of a request's body goes to the endpoint, past the agent.
+    pub(crate) fn has_open_body(&self) -> bool {
+        self.word() & pair::REQUEST_OPEN != 0
+    }
+
     /// Takes the pair back if no exchange is under way.
     pub(crate) fn take(&self) -> bool {
         self.change(pair::taken)
@@ -197,9 +202,9 @@ impl Slot {
         self.read(|pair| &raw const pair.status)
     }
 
-    /// Gives up an exchange whose answer has not begun.
-    pub(crate) fn give_up(&self) -> bool {
-        self.change(pair::given_up)
+    /// Gives up the exchange that `of` is a word of, if its answer has not begun.
+    pub(crate) fn give_up(&self, of: u64) -> bool {
+        self.change(|word| pair::given_up(word).filter(|_| pair::is_same_exchange(of, word)))
     }
 
     /// Forgets the endpoint. Only while the pair is not armed.

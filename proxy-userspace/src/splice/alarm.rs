@@ -96,6 +96,10 @@ impl Alarm {
         }
     }
 
+    pub(super) fn is_late(&self, carried: Carried, now: u64) -> bool {
+        self.due(carried, now) == Some(LATE)
+    }
+
     /// What it should ring for.
     fn due(&self, carried: Carried, now: u64) -> Option<u8> {
         let (response_head, request) = (self.response_head.load(Relaxed), self.request.load(Relaxed));
@@ -162,7 +166,7 @@ impl Watched {
         let mut unused = Vec::new();
         for (downstream, alarm) in owners.values() {
             let Some(downstream) = downstream.upgrade() else { continue };
-            match downstream.splice.carried() {
+            match downstream.splice.carried().1 {
                 Carried::Idle(since) if wanted && since < unused_before => unused.push((since, alarm)),
                 carried => alarm.due(carried, now).into_iter().for_each(|what| alarm.ring(what)),
             }

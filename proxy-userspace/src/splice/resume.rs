@@ -1,7 +1,7 @@
 //! Goes on with a request where the kernel half cannot: its kept head is put before hyper, and what is to
 //! be done with it beside.
 
-use super::Splice;
+use super::{Splice, alarm::Carried};
 use crate::{datapath::now_ns, flow::Reason};
 use bytes::BytesMut;
 use proxy_common::pair;
@@ -41,25 +41,30 @@ impl Splice {
             // Nothing was due: the endpoint has closed its idle connection, as it may.
             self.part();
             *self.upstream.lock() = None;
-        } else {
+        } else if self.slot.lock().as_ref().is_some_and(|slot| pair::is_half_done(slot.word())) {
             self.cut(Reason::UpstreamReset);
+        } else {
+            // A request is just being handed over, or back: `waits` is set.
+            return Poll::Pending;
         }
         Poll::Ready(())
     }
 
     /// The exchange has taken too long.
     pub(super) fn late(&self, reason: Reason) -> Poll<()> {
-        let gave_up = self.slot.lock().as_ref().and_then(|slot| {
-            let body_open = slot.word() & pair::REQUEST_OPEN != 0;
-            slot.give_up().then_some(body_open)
-        });
-        let Some(body_open) = gave_up else {
-            // It was answered just in time, or only in part.
-            if self.is_busy() {
+        let (word, carried) = self.carried();
+        if !self.alarm.is_late(carried, now_ns()) {
+            // It rang for an exchange that was answered just in time.
+            return Poll::Pending;
+        }
+        if !self.slot.lock().as_ref().is_some_and(|slot| slot.give_up(word)) {
+            if matches!(carried, Carried::Answered(_)) && self.carried().0 == word {
                 self.cut(reason);
+                return Poll::Ready(());
             }
-            return Poll::Ready(());
-        };
+            return Poll::Pending;
+        }
+        let body_open = word & pair::REQUEST_OPEN != 0;
         self.part();
         *self.upstream.lock() = None;
         self.resume(Task::Refuse(if body_open { Reason::RequestBodyIdle } else { reason }));
@@ -96,6 +101,7 @@ impl Splice {
         let began = instant(slot.times().0);
         self.armed.store(false, Relaxed);
         self.waits.store(false, Relaxed);
+        self.body_apart.store(slot.has_open_body(), Relaxed);
         *self.resumed.lock() = Some(Resumed { began, task });
         self.position.inject(request.freeze());
     }
