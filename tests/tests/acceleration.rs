@@ -22,7 +22,7 @@ const SIZES: [u64; 13] =
 const MIB: u64 = 1 << 20;
 
 /// What a stalled exchange would send if nothing held it back: more than [`queued_cap`] anywhere.
-const STALLED: u64 = 256 * MIB;
+const STALLED: u64 = 128 * MIB;
 
 /// What the kernel may hold of one stalled exchange: send and receive buffers of both hops, as large as
 /// it lets them grow.
