@@ -37,11 +37,16 @@ pub fn count(pair: &Pair, now: u64) {
     let Some(tally) = of(&key) else { return };
     let first_byte = pair.answered_ns.saturating_sub(pair.started_ns);
     let body = now.saturating_sub(pair.answered_ns);
-    observe(&mut tally.exchange, first_byte.saturating_add(body));
-    observe(&mut tally.first_byte, first_byte);
-    observe(&mut tally.body, body);
+    let waited = bucket(first_byte);
+    // Most answers are one message: then there is nothing to search for, nor to add.
+    let (whole, flowed) = if body == 0 { (waited, 0) } else { (bucket(first_byte + body), bucket(body)) };
+    observe(&mut tally.exchange, whole);
+    observe(&mut tally.first_byte, waited);
+    observe(&mut tally.body, flowed);
     atomic::add(&mut tally.first_byte_ns, first_byte);
-    atomic::add(&mut tally.body_ns, body);
+    if body != 0 {
+        atomic::add(&mut tally.body_ns, body);
+    }
 }
 
 /// Hands the exchange over for the access log.
@@ -61,8 +66,8 @@ fn log(pair: &Pair) {
 }
 
 #[inline(always)]
-fn observe(counts: &mut [u64; BUCKETS], ns: u64) {
-    if let Some(count) = counts.get_mut(bucket(ns)) {
+fn observe(counts: &mut [u64; BUCKETS], bucket: usize) {
+    if let Some(count) = counts.get_mut(bucket) {
         atomic::add(count, 1);
     }
 }

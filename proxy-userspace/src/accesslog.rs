@@ -16,12 +16,16 @@ use std::{
     io,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
 use writer::Output;
+
+/// How long lines that the kernel half keeps in its ring buffer wait for the writer.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A handle on the writer; clones share its queue. The default one writes nothing.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +39,8 @@ struct Queue {
     dropped: Counter,
     /// Those whose requests the kernel half may carry.
     connections: Connections,
+    /// The writer has let nothing through for [`PATIENCE`].
+    stands_still: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -64,7 +70,38 @@ impl AccessLog {
             .name("weir-access-log".to_owned())
             .spawn(move || write_all(receiver, output, pause))?;
         let connections = Connections::default();
-        Ok(Self { queue: Some(Arc::new(Queue { sender, dropped, connections })) })
+        Ok(Self {
+            queue: Some(Arc::new(Queue {
+                sender,
+                dropped,
+                connections,
+                stands_still: AtomicBool::new(false),
+            })),
+        })
+    }
+
+    /// Queues the line. Waits for the writer where the queue is full, but not for one that stands still:
+    /// then the line is dropped and counted.
+    fn write_patiently(&self, record: RequestRecord) {
+        let Some(queue) = &self.queue else { return };
+        let mut message = Message::Line(Box::new(record));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match queue.sender.try_send(message) {
+                Ok(()) => return queue.stands_still.store(false, Relaxed),
+                Err(TrySendError::Full(again))
+                    if !queue.stands_still.load(Relaxed) && Instant::now() < deadline =>
+                {
+                    message = again;
+                }
+                Err(_) => {
+                    queue.stands_still.store(true, Relaxed);
+                    queue.dropped.inc();
+                    return;
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Queues the line; drops and counts it when the queue is full.

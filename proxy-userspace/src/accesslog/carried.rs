@@ -125,7 +125,7 @@ impl AccessLog {
     pub(crate) fn carried(&self, pair: &Pair, metrics: &Metrics) {
         let Some(queue) = &self.queue else { return };
         let connection = queue.connections.0.lock().by_client.get(&pair.client).cloned();
-        self.write(record(pair, connection.as_ref(), &metrics.series_of(pair.series)));
+        self.write_patiently(record(pair, connection.as_ref(), &metrics.series_of(pair.series)));
     }
 }
 

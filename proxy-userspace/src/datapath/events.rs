@@ -36,7 +36,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 const GATHER: Duration = Duration::from_millis(10);
 
 /// Records of carried exchanges that are read in one go, so that those of the other ring wait no longer.
-const CARRIED_MAX: usize = 8192;
+const CARRIED_MAX: usize = 1024;
 
 /// The ring buffers of the kernel half.
 pub(super) struct Rings {
