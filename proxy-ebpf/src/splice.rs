@@ -31,6 +31,8 @@ const TRIES: u32 = 4;
 #[inline(always)]
 pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: &Settings) -> bool {
     let Some((pair, word)) = pair_of(key, me) else { return false };
+    // What the run for the message's first part asked for still holds: the rest would go in pieces.
+    limit(ctx, 0);
     if pair.control != 0 {
         control::asked(pair);
         return false;
@@ -271,9 +273,15 @@ fn first(ctx: &SkMsgContext, left: u32) -> u32 {
     if size <= left {
         return size;
     }
-    // SAFETY: the helper takes the hook's own context.
-    unsafe { bpf_msg_apply_bytes(ctx.msg, left) };
+    limit(ctx, left);
     left
+}
+
+/// The verdict holds for so many bytes; 0: for the whole message.
+#[inline(always)]
+fn limit(ctx: &SkMsgContext, bytes: u32) {
+    // SAFETY: the helper takes the hook's own context.
+    unsafe { bpf_msg_apply_bytes(ctx.msg, bytes) };
 }
 
 #[inline(always)]

@@ -60,6 +60,26 @@ fn the_self_test_finds_redirects_whole_on_this_kernel() {
 }
 
 #[test]
+fn the_self_test_tries_the_splice_lane_and_leaves_nothing_behind() {
+    let status = load(&["--pod-cgroup", "/"]);
+    let lane = status.mode.self_test.iter().find(|check| check.check == "splice lane").unwrap();
+    assert!(lane.passed, "{lane:?}");
+    let kernel = status.kernel.unwrap();
+    assert!(kernel.pairs.is_some_and(|pairs| pairs.armed == 0 && pairs.joined == 0));
+    // What is counted without a series has an entry of its own.
+    for (name, left) in [("STATES", 0), ("SPLICED", 1)] {
+        let map = kernel.maps.iter().find(|map| map.name == name).unwrap();
+        assert_eq!(map.entries, left, "{map:?}");
+    }
+}
+
+#[test]
+fn a_lane_that_is_not_wanted_is_not_tried() {
+    let mode = load(&["--pod-cgroup", "/", "--splice-pairs", "0"]).mode;
+    assert!(mode.self_test.iter().all(|check| check.check != "splice lane"), "{mode:?}");
+}
+
+#[test]
 fn acceleration_off_redirects_nothing() {
     let mode = load(&["--pod-cgroup", "/", "--acceleration", "off"]).mode;
     assert!(!mode.redirect_to_agent && !mode.redirect_to_applications, "{mode:?}");

@@ -111,7 +111,7 @@ fn answer(world: &World, own: usize, id: u32) {
 /// Looks through the pairs now and then.
 pub(crate) fn clock(world: &World) {
     let Some(late) = world.scenario.late else { return };
-    for _ in 0..20 {
+    while !world.change(|net| net.client_gone || net.cut) {
         thread::yield_now();
         if world.carried().is_some_and(|(_, started)| started == late) {
             world.change(|net| net.rings = true);

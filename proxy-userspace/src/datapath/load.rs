@@ -6,6 +6,7 @@ use super::{
     cgroups,
     events::{EventReader, KernelEvent, Rings},
     pairs::Pairs,
+    selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
     workloads::Workloads,
@@ -123,16 +124,17 @@ impl Datapath {
         let mut settings = settings(options, layout);
         tables.write_settings(&settings)?;
         attach_msg(&mut ebpf, &tables)?;
-        let self_test = layout.map(|_| SelfTest::run(&tables));
+        let pairs = may_splice(&settings, sizes).then(|| Pairs::map(array.fd(), sizes.pairs)).transpose()?;
+        let lane = pairs.as_ref().map(|pairs| LaneTables { pairs, tallies: &tallies, settings });
+        let self_test = layout.map(|_| SelfTest::run(&tables, lane.as_ref()));
         apply_findings(&mut settings, self_test.as_ref(), options.acceleration, &mut degraded);
         if settings.acceleration != ACCELERATION_OFF && attach_tracepoints(&mut ebpf, &mut degraded).is_none()
         {
             settings.acceleration = ACCELERATION_OFF;
         }
-        let splices =
-            settings.acceleration != ACCELERATION_OFF && settings.agent_only == 0 && sizes.pairs > 0;
-        let pairs = splices.then(|| Pairs::map(array.fd(), sizes.pairs).map(Arc::new)).transpose()?;
-        settings.splice = u32::from(splices);
+        let proven = self_test.as_ref().is_some_and(SelfTest::proves_the_lane);
+        let pairs = pairs.filter(|_| proven && may_splice(&settings, sizes)).map(Arc::new);
+        settings.splice = u32::from(pairs.is_some());
         tables.write_settings(&settings)?;
         tables.reset_counters().context("map COUNTERS")?;
 
@@ -209,6 +211,10 @@ impl Kernel {
         settings.steering = u32::from(on);
         Ok(self.tables.write_settings(&settings)?)
     }
+}
+
+fn may_splice(settings: &Settings, sizes: Sizes) -> bool {
+    settings.acceleration != ACCELERATION_OFF && settings.agent_only == 0 && sizes.pairs > 0
 }
 
 fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
@@ -329,6 +335,13 @@ fn apply_findings(
     settings.splice_bars = u32::from(!found.splice);
     settings.fionread_bars = u32::from(!found.fionread);
     settings.blocking_bars = u32::from(!found.blocking);
+    if let Some(broken) = &found.lane_broken {
+        degraded.push(Degraded {
+            what: "splice lane".into(),
+            why: format!("its self-test failed on this kernel: {broken}"),
+            fix: "every request is relayed; --splice-pairs 0 silences this".into(),
+        });
+    }
     if let Some(broken) = &found.broken {
         settings.acceleration = ACCELERATION_OFF;
         if wanted != Acceleration::Off {

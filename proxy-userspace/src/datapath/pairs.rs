@@ -79,6 +79,23 @@ impl Pairs {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.pair(index)).word) }
     }
 
+    /// Sets all of an entry that no pair has, or a pair of the self-test.
+    #[expect(unsafe_code, reason = "shared memory")]
+    pub(super) fn set(&self, index: u32, pair: Pair) {
+        // SAFETY: an entry, aligned as the structure is, that no program looks at now.
+        unsafe { self.pair(index).write_volatile(pair) }
+    }
+
+    /// An entry's state word.
+    pub(super) fn state(&self, index: u32) -> u64 {
+        self.word(index).load(SeqCst)
+    }
+
+    /// Makes a transition of an entry's word; false where it is not to be made.
+    pub(super) fn change(&self, index: u32, transition: impl Fn(u64) -> Option<u64>) -> bool {
+        self.word(index).try_update(SeqCst, SeqCst, transition).is_ok()
+    }
+
     fn allocate(&self) -> Option<u32> {
         self.free.lock().pop_front_if(|(_, since)| since.elapsed() >= REST).map(|(index, _)| index)
     }
@@ -230,7 +247,7 @@ impl Slot {
 
     /// The state word.
     pub(crate) fn word(&self) -> u64 {
-        self.pairs.word(self.index).load(SeqCst)
+        self.pairs.state(self.index)
     }
 
     /// When the exchange under way, or the last one, began and moved last, `CLOCK_MONOTONIC`
@@ -240,7 +257,7 @@ impl Slot {
     }
 
     fn change(&self, transition: impl Fn(u64) -> Option<u64>) -> bool {
-        self.pairs.word(self.index).try_update(SeqCst, SeqCst, transition).is_ok()
+        self.pairs.change(self.index, transition)
     }
 
     #[expect(unsafe_code, reason = "shared memory")]

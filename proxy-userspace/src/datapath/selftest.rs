@@ -1,10 +1,12 @@
 //! Boot self-test: what sockets in the socket map do on *this* kernel. It runs on a socket pair of the
 //! agent's own before anything is steered; its findings decide which redirects are allowed.
 
-use super::tables::Tables;
+mod lane;
+
+use super::{pairs::Pairs, tables::Tables, tallies::Tallies};
 use anyhow::{Context, bail, ensure};
 use proxy_common::{
-    abi::{ROLE_APPLICATION, SocketState, counter},
+    abi::{ROLE_APPLICATION, Settings, SocketState, counter},
     flow::FlowKey,
 };
 use rustix::{
@@ -38,18 +40,39 @@ pub struct SelfTest {
     pub blocking: bool,
     /// FIONREAD counts redirected bytes, and bytes that came by TCP to a mapped socket.
     pub fionread: bool,
+    /// The splice lane was tried.
+    pub lane_tried: bool,
+    /// Why the kernel half may carry no request, if a trial of the splice lane failed.
+    pub lane_broken: Option<String>,
+}
+
+/// What the trials of the splice lane take beside the tables.
+pub(super) struct LaneTables<'a> {
+    pub(super) pairs: &'a Pairs,
+    pub(super) tallies: &'a Tallies,
+    pub(super) settings: Settings,
 }
 
 impl SelfTest {
     /// Runs every trial. The sk_msg program must be attached to the socket map already.
-    pub(super) fn run(tables: &Tables) -> Self {
+    pub(super) fn run(tables: &Tables, lane: Option<&LaneTables<'_>>) -> Self {
         let broken = basics(tables).err().map(|error| format!("{error:#}"));
+        let lane = lane.filter(|_| broken.is_none());
         Self {
+            lane_tried: lane.is_some(),
+            lane_broken: lane
+                .and_then(|lane| lane::trials(tables, lane).err())
+                .map(|error| format!("{error:#}")),
             splice: broken.is_none() && splice_reads(tables).unwrap_or(false),
             blocking: broken.is_none() && blocked_reads_hold(tables).unwrap_or(false),
             fionread: broken.is_none() && fionread_counts(tables).unwrap_or(false),
             broken,
         }
+    }
+
+    /// The kernel half may carry requests.
+    pub(super) fn proves_the_lane(&self) -> bool {
+        self.lane_tried && self.lane_broken.is_none()
     }
 }
 
@@ -81,6 +104,11 @@ struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     fn new(tables: &'a Tables) -> anyhow::Result<Self> {
+        let application = SocketState { role: ROLE_APPLICATION, turn_cap: CAP, ..SocketState::default() };
+        Self::of(tables, application, application)
+    }
+
+    fn of(tables: &'a Tables, opener: SocketState, acceptor: SocketState) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind on loopback")?;
         let near = TcpStream::connect(listener.local_addr()?).context("connect on loopback")?;
         let (far, _) = listener.accept()?;
@@ -91,14 +119,13 @@ impl<'a> Pair<'a> {
         }
         let near_key = FlowKey::new(near.local_addr()?, near.peer_addr()?);
         let pair = Self { near, far, near_key, far_key: near_key.reversed(), tables };
-        pair.join(&pair.near, &pair.near_key)?;
-        pair.join(&pair.far, &pair.far_key)?;
+        pair.join(&pair.near, &pair.near_key, &opener)?;
+        pair.join(&pair.far, &pair.far_key, &acceptor)?;
         Ok(pair)
     }
 
-    fn join(&self, socket: &TcpStream, key: &FlowKey) -> anyhow::Result<()> {
-        let state = SocketState { role: ROLE_APPLICATION, turn_cap: CAP, ..SocketState::default() };
-        self.tables.states.insert(key, &state)?;
+    fn join(&self, socket: &TcpStream, key: &FlowKey, state: &SocketState) -> anyhow::Result<()> {
+        self.tables.states.insert(key, state)?;
         self.tables.sockets.lock().insert(key, socket.as_raw_fd(), 0).context("insert into the socket map")
     }
 

@@ -42,8 +42,10 @@ fn checks(found: &SelfTest) -> Vec<Check> {
         passed,
         detail: if passed { "as without the socket map".into() } else { wrong.into() },
     };
+    let lane_broken = found.lane_broken.as_deref().unwrap_or_default();
+    let lane = check("splice lane", found.proves_the_lane(), lane_broken);
     let basics = "bytes, order, half-close, sendfile, peek, leaving the map";
-    vec![
+    [
         check(basics, found.broken.is_none(), found.broken.as_deref().unwrap_or_default()),
         check(
             "splice(2)",
@@ -57,6 +59,9 @@ fn checks(found: &SelfTest) -> Vec<Check> {
         ),
         check("FIONREAD", found.fionread, "miscounts on a mapped socket: who calls it is left alone"),
     ]
+    .into_iter()
+    .chain(found.lane_tried.then_some(lane))
+    .collect()
 }
 
 impl KernelView for Kernel {
