@@ -196,7 +196,11 @@ impl Splice {
     /// Arms the pair, if everything is ready for it. Called between two requests, when hyper has written
     /// all it had.
     pub(crate) fn arm(&self, downstream: &Arc<Downstream>) {
-        if self.is_armed() || downstream.phase() != Phase::Idle || downstream.relay.drain.is_leaving() {
+        if self.is_armed()
+            || !self.written.load(Relaxed)
+            || downstream.phase() != Phase::Idle
+            || downstream.relay.drain.is_leaving()
+        {
             return;
         }
         let upstream = self.upstream.lock();

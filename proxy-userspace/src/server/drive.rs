@@ -11,6 +11,7 @@ use hyper::{body::Incoming, server::conn::http1};
 use std::{
     future::Future,
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
 };
 
@@ -29,7 +30,7 @@ pub(super) enum End {
 /// Polls hyper, and beside it what hyper does not watch: the deadlines, a client that goes away
 /// while its request is in flight, the agent's own leaving.
 pub(super) async fn drive<S>(
-    downstream: &Downstream,
+    downstream: &Arc<Downstream>,
     mut http: Pin<&mut http1::Connection<DownstreamIo, S>>,
 ) -> End
 where
@@ -60,6 +61,8 @@ where
                 return Poll::Ready(End::Done(done));
             }
             downstream.report_ended(None);
+            // hyper may learn of a body's end after it has written the last of it.
+            downstream.splice.arm(downstream);
             if carried.as_mut().poll(cx).is_ready() {
                 carried.set(splice::turn(downstream));
                 continue;
