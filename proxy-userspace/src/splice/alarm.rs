@@ -159,13 +159,20 @@ impl Watched {
         }
     }
 
+    /// The connections that live, and their alarms.
+    fn owners(&self) -> Vec<(Arc<Downstream>, Arc<Alarm>)> {
+        let owners = self.owners.lock();
+        let living = |(downstream, alarm): &Owner| Some((downstream.upgrade()?, Arc::clone(alarm)));
+        owners.values().filter_map(living).collect()
+    }
+
     fn look(&self, now: u64) {
         let wanted = self.wanted.swap(false, Relaxed);
         let unused_before = now.saturating_sub(u64::try_from(UNUSED.as_nanos()).unwrap_or(NEVER));
-        let owners = self.owners.lock();
+        // Not under the lock: a connection takes it while it holds its own.
+        let owners = self.owners();
         let mut unused = Vec::new();
-        for (downstream, alarm) in owners.values() {
-            let Some(downstream) = downstream.upgrade() else { continue };
+        for (downstream, alarm) in &owners {
             match downstream.splice.carried().1 {
                 Carried::Idle(since) if wanted && since < unused_before => unused.push((since, alarm)),
                 carried => alarm.due(carried, now).into_iter().for_each(|what| alarm.ring(what)),
