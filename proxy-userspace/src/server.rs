@@ -47,9 +47,15 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let end = drive(&downstream, http.as_mut()).await;
     downstream.splice.leave(&downstream);
     let answered = matches!(end, End::Done(Ok(())));
+    let refused = matches!(&end, End::Done(Err(error)) if error.is_parse());
     drop(http);
     conclude(&downstream, end).await;
-    if answered && downstream.has_unread_request() && !downstream.splice.is_cut() {
+    let unread = answered && downstream.has_unread_request() && !downstream.splice.is_cut();
+    if refused && let Err(error) = downstream.wire.shut_write() {
+        tracing::debug!(%error, client = %downstream.client.0, "FIN after hyper's own answer");
+    }
+    // A reset would overtake the answer, and takes what was redirected to a client with it.
+    if refused || unread {
         downstream.wire.discard().await;
     }
 }
@@ -69,7 +75,8 @@ async fn conclude(downstream: &Downstream, end: End) {
             (status, Failure::new(reason, &error))
         }
     };
-    downstream.report_ended(Some(&failure));
+    // What hyper could not read, or waited for, is none of those that were answered.
+    downstream.report_ended(Some(&failure).filter(|_| status == 0));
     if downstream.phase() == Phase::Head || status != 0 {
         report_half_request(downstream, status, failure).await;
     }
