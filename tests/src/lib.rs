@@ -20,6 +20,7 @@ pub mod requirements;
 pub mod run;
 pub mod scene;
 pub mod shell;
+pub mod streams;
 pub mod sweep;
 pub mod topology;
 pub mod wait;

@@ -24,6 +24,11 @@ impl Server {
         Self::start(pod, port, ["http-server", "--listen", &listen, "--name", pod.name()])
     }
 
+    /// The server that tells what it was asked.
+    pub fn recorder(pod: &Pod, port: u16) -> Result<Self> {
+        Self::start(pod, port, ["recorder", "--listen", &pod.at(port).to_string()])
+    }
+
     /// A server that sends back every byte.
     pub fn echo(pod: &Pod, port: u16) -> Result<Self> {
         Self::start(pod, port, ["echo", "--listen", &format!("{},{}", pod.at(port), pod.at_v6(port))])

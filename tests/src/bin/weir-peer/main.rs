@@ -3,9 +3,11 @@
 //! when they are; clients print one JSON object when they have finished.
 
 mod converse;
+mod corpus;
 mod head;
 mod load;
 mod raw;
+mod recorder;
 mod script;
 mod server;
 mod tcp;
@@ -37,6 +39,10 @@ enum Verb {
     SlowRead(transfer::SlowRead),
     /// Does what standard input says on one connection, step by step.
     Converse(converse::Converse),
+    /// Serves answers that tell what was asked.
+    Recorder(recorder::Recorder),
+    /// Sends the streams of the corpus, cut in every way; prints what came back.
+    Corpus(corpus::Corpus),
     /// Sends standard input as it is, in writes of a given size, and prints what comes back.
     Raw(raw::Raw),
     /// Connects and prints what getpeername and getsockname say.
@@ -54,6 +60,8 @@ fn main() -> Result<()> {
         Verb::Transfer(transfer) => transfer.run(),
         Verb::SlowRead(slow) => slow.run(),
         Verb::Converse(converse) => converse.run(),
+        Verb::Recorder(recorder) => recorder.serve(),
+        Verb::Corpus(corpus) => corpus.run(),
         Verb::Raw(raw) => raw.run(),
         Verb::Getpeername(ask) => ask.run(),
         Verb::Hold(hold) => hold.run(),
