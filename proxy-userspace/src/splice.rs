@@ -305,12 +305,11 @@ impl Splice {
         if !self.take_back() {
             return;
         }
-        if let Some(upstream) = self.upstream.lock().take() {
+        let upstream = self.upstream.lock().take();
+        if let Some(upstream) = upstream {
             self.give_back(downstream, upstream);
         }
-        if let Some(slot) = self.slot.lock().take() {
-            downstream.relay.watched.forget(slot.index());
-        }
+        self.lose_slot(downstream);
     }
 
     /// The request that the agent goes on with, for hyper to read.
@@ -331,7 +330,13 @@ impl Splice {
         if self.take_back() {
             return self.release(downstream);
         }
-        if let Some(slot) = self.slot.lock().take() {
+        self.lose_slot(downstream);
+    }
+
+    fn lose_slot(&self, downstream: &Downstream) {
+        // Who looks through the pairs has their list locked, and locks one slot after the other.
+        let slot = self.slot.lock().take();
+        if let Some(slot) = slot {
             downstream.relay.watched.forget(slot.index());
         }
     }
