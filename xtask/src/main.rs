@@ -9,6 +9,7 @@ mod exec;
 mod lint;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 
@@ -31,6 +32,8 @@ enum Verb {
     CleanHost(clean_host::Args),
     /// Measure the datapath against iptables and against no proxy at all.
     Bench(bench::Args),
+    /// Random traffic through the real agent while clients, endpoints and policies come and go.
+    Soak(soak::Args),
     /// What `bench` runs as root.
     #[command(hide = true)]
     BenchMeasure(bench::Args),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::test(&args),
         Verb::CleanHost(args) => clean_host::clean_host(&args),
         Verb::Bench(args) => bench::bench(&args),
+        Verb::Soak(args) => soak::soak(&args),
         Verb::BenchMeasure(args) => bench::measure(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),
         Verb::BenchServer(args) => bench::load::server::serve(&args),

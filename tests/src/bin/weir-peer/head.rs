@@ -1,6 +1,6 @@
 //! Heads and bodies of HTTP/1.1 messages as they come off a socket.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 use weir_tests::pattern::Digest;
+
+/// The connection ended where a message had not.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection ended {0}")]
+pub(crate) struct Ended(pub(crate) &'static str);
 
 /// A message's first line and its fields, in order and in the case they came in.
 #[derive(Debug, Clone)]
@@ -96,7 +101,7 @@ impl Head {
         let Some(first) = line(from)? else { return Ok(None) };
         let mut fields = Vec::new();
         loop {
-            let text = line(from)?.context("the connection ended within a head")?;
+            let text = line(from)?.ok_or(Ended("within a head"))?;
             if text.is_empty() {
                 return Ok(Some(Self { first, fields }));
             }
@@ -167,11 +172,11 @@ pub(crate) fn body(
             piece(buffer.get(..count).unwrap_or_default())?;
         },
         Framing::Chunked => loop {
-            let size = line(from)?.context("the connection ended within a chunked body")?;
+            let size = line(from)?.ok_or(Ended("within a chunked body"))?;
             let digits = size.split(';').next().unwrap_or_default();
             let length = u64::from_str_radix(digits, 16).with_context(|| format!("chunk size {size:?}"))?;
             exactly(from, length, &mut piece)?;
-            let end = line(from)?.context("the connection ended within a chunk")?;
+            let end = line(from)?.ok_or(Ended("within a chunk"))?;
             ensure!(end.is_empty(), "a chunk longer than its size: {end:?}");
             if length == 0 {
                 return Ok(());
@@ -195,7 +200,9 @@ fn exactly(from: &mut impl BufRead, length: u64, piece: &mut impl FnMut(&[u8]) -
     while left > 0 {
         let buffer = from.fill_buf()?;
         if buffer.is_empty() {
-            bail!("the connection ended {left} bytes before the end of a body of {length}");
+            return Err(
+                anyhow!(Ended("within a body")).context(format!("{left} of {length} bytes are missing"))
+            );
         }
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         piece(buffer.get(..take).unwrap_or_default())?;
@@ -211,6 +218,7 @@ fn line(from: &mut impl BufRead) -> Result<Option<String>> {
     if from.take(1 << 20).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(None);
     }
+    ensure!(bytes.ends_with(b"\n"), Ended("within a line"));
     let text = String::from_utf8(bytes)?;
     let text = text.strip_suffix("\r\n").with_context(|| format!("no line end: {text:?}"))?;
     Ok(Some(text.to_owned()))

@@ -10,6 +10,7 @@ mod raw;
 mod recorder;
 mod script;
 mod server;
+mod soak;
 mod tcp;
 mod transfer;
 
@@ -37,6 +38,8 @@ enum Verb {
     Transfer(transfer::Transfer),
     /// GETs /bytes/N, waits for a line on standard input before it reads the body, then checks it.
     SlowRead(transfer::SlowRead),
+    /// Random requests until standard input closes, every answer checked.
+    Soak(soak::Soak),
     /// Does what standard input says on one connection, step by step.
     Converse(converse::Converse),
     /// Serves answers that tell what was asked.
@@ -59,6 +62,7 @@ fn main() -> Result<()> {
         Verb::Load(load) => load.run(),
         Verb::Transfer(transfer) => transfer.run(),
         Verb::SlowRead(slow) => slow.run(),
+        Verb::Soak(soak) => soak.run(),
         Verb::Converse(converse) => converse.run(),
         Verb::Recorder(recorder) => recorder.serve(),
         Verb::Corpus(corpus) => corpus.run(),
