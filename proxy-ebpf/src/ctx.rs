@@ -182,6 +182,14 @@ pub fn blocks(msg: *mut sk_msg_md, settings: &Settings) -> bool {
     file_flags(sk, settings).is_some_and(|flags| flags & O_NONBLOCK == 0)
 }
 
+/// As [`blocks`], for the socket of a state change.
+#[inline(always)]
+pub fn blocks_ops(ops: *mut bpf_sock_ops, settings: &Settings) -> bool {
+    // SAFETY: `sk` is a pointer field of this context.
+    let sk = unsafe { (*ops).__bindgen_anon_2.sk };
+    file_flags(sk, settings).is_some_and(|flags| flags & O_NONBLOCK == 0)
+}
+
 #[inline(always)]
 fn file_flags<T>(sk: *mut T, settings: &Settings) -> Option<u32> {
     let sock = address_of(sk)?;

@@ -236,14 +236,16 @@ fn note_end(flow: &mut Flow, end: u32) -> u32 {
     atomic::or(&mut flow.ends, end)
 }
 
-/// A client that half-closes leaves the map. The acknowledgement of its FIN wakes whoever blocks in
-/// recv(2), and on a mapped socket that recv fails with EAGAIN instead of blocking on (seen on 6.18).
+/// A client that blocks and half-closes leaves the map. The acknowledgement of its FIN wakes whoever
+/// blocks in recv(2), and on a mapped socket that recv fails with EAGAIN instead of blocking on (seen on
+/// 6.18). Others stay: an answer whose redirect has just been decided would be lost with the map's entry.
 #[inline(always)]
 fn finished_sending(ctx: &SockOpsContext, key: &FlowKey, flow: &mut Flow, settings: &Settings) {
     // SAFETY: not preallocated, so an entry stays whole while we read it.
     let Some(state) = (unsafe { STATES.get(key) }) else { return };
     // With redirected data unread it must stay: leaving would drop them.
-    if state.role == ROLE_APPLICATION && ctx::drained_ops(ctx.ops, settings) {
+    let fit = state.role == ROLE_APPLICATION && ctx::blocks_ops(ctx.ops, settings);
+    if fit && ctx::drained_ops(ctx.ops, settings) {
         take_redirected(key, flow);
         leave(key);
     }
