@@ -146,7 +146,12 @@ async fn relay(
     downstream.deadline.whole(downstream.first_byte(), route.cluster.timeouts.request);
 
     let wanted = wanted_lane(downstream, &request);
-    let request = towards_endpoint(downstream, &route.cluster, request);
+    let mut request = towards_endpoint(downstream, &route.cluster, request);
+    if downstream.splice.resumed().is_some() {
+        let (head, body) = request.into_parts();
+        let body = body.carried().await.map_err(|cut| Failure::from(cut.0))?;
+        request = Request::from_parts(head, body);
+    }
     let (response, upstream) = send(downstream, draft, &route, request, wanted).await?;
     towards_client(downstream, draft, &route.cluster, response, upstream)
 }

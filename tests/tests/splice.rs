@@ -120,6 +120,20 @@ fn a_chunked_answer_comes_whole_and_the_connection_goes_on() -> Result<()> {
 }
 
 #[test]
+fn a_long_request_whose_answer_is_the_agents_leaves_the_connection_usable() -> Result<()> {
+    needs_kernel!();
+    let (scene, mut client) = armed()?;
+    for _ in 0..20 {
+        let before = turned(&scene)?;
+        client.send(&post("/status/204", &"x".repeat(40_000)))?;
+        assert_eq!(client.answer()?.status, 204);
+        assert_eq!(turned(&scene)?, before + 1);
+        client.arm(&scene)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_answer_that_ends_with_the_connection_comes_whole() -> Result<()> {
     needs_kernel!();
     let (_scene, mut client) = armed()?;
