@@ -225,11 +225,6 @@ impl Downstream {
         }
     }
 
-    /// A request has ended before it was read to its end.
-    pub(crate) fn has_unread_request(&self) -> bool {
-        self.first_byte.load(Relaxed) != 0 && self.request_completed_at().is_none()
-    }
-
     /// The client broke off within the request's body, or sent one that cannot be read.
     pub(crate) fn request_body_has_failed(&self) -> bool {
         self.request.failed.load(Relaxed)

@@ -50,12 +50,13 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let refused = matches!(&end, End::Done(Err(error)) if error.is_parse());
     drop(http);
     conclude(&downstream, end).await;
-    let unread = answered && downstream.has_unread_request() && !downstream.splice.is_cut();
+    let answered = answered && !downstream.splice.is_cut();
     if refused && let Err(error) = downstream.wire.shut_write() {
         tracing::debug!(%error, client = %downstream.client.0, "FIN after hyper's own answer");
     }
-    // A reset would overtake the answer, and takes what was redirected to a client with it.
-    if refused || unread {
+    // What the client still sends would be answered with a reset, which overtakes the answer and takes what
+    // was redirected to the client with it. One that has closed is done with at once.
+    if refused || answered {
         downstream.wire.discard().await;
     }
 }
