@@ -136,6 +136,17 @@ impl Draft {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
     }
 
+    /// The endpoint that has the request already; it may have left the configuration meanwhile.
+    pub(crate) fn tries_at(&mut self, addr: SocketAddr, cluster: &Cluster) {
+        match cluster.endpoints.iter().find(|endpoint| endpoint.addr == addr) {
+            Some(endpoint) => self.tries(endpoint),
+            None => {
+                self.attempts = self.attempts.saturating_add(1);
+                self.endpoint = Some((addr, None));
+            }
+        }
+    }
+
     /// Decides whether the policy of the endpoint that was picked lets this request pass.
     pub(crate) fn admit(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));

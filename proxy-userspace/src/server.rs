@@ -221,6 +221,11 @@ async fn connect(
     source: Source,
 ) -> Result<Box<Upstream>, Failure> {
     let cluster = &route.cluster;
+    if source == Source::PoolOrNew && downstream.splice.resumed().is_some() {
+        let upstream = downstream.splice.owing().ok_or(Reason::UpstreamReset)?;
+        draft.tries_at(upstream.key.endpoint, cluster);
+        return Ok(upstream);
+    }
     if source == Source::PoolOrNew
         && wanted == UpstreamLane::Mapped
         && let Some((upstream, endpoint)) = downstream.splice.upstream(downstream, route)
@@ -244,16 +249,14 @@ async fn connect(
     acquire(downstream, cluster, other.addr, wanted, source).await
 }
 
-/// The connection that was kept for the pair. A request that its endpoint has had already was allowed.
+/// The connection that was kept for the pair.
 fn kept(
     downstream: &Downstream,
     draft: &mut Draft,
     upstream: Box<Upstream>,
     endpoint: &Endpoint,
 ) -> Result<Box<Upstream>, Failure> {
-    if !upstream.owes_answer
-        && let Err(denied) = draft.admit(endpoint)
-    {
+    if let Err(denied) = draft.admit(endpoint) {
         downstream.splice.put_back(upstream);
         return Err(denied);
     }

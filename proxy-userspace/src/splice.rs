@@ -144,9 +144,10 @@ impl Splice {
         }
     }
 
-    /// Lets others use the endpoint's connection, unless this client still sends a body on it.
+    /// Lets others use the endpoint's connection, unless this client still sends a body on it, or an answer to
+    /// it is still to come.
     fn give_back(&self, downstream: &Downstream, upstream: Box<Upstream>) {
-        if !self.slot.lock().as_ref().is_some_and(Slot::has_open_body) {
+        if !upstream.owes_answer && !self.slot.lock().as_ref().is_some_and(Slot::has_open_body) {
             upstream.give_back(&downstream.relay);
         }
     }
@@ -170,22 +171,24 @@ impl Splice {
     ) -> Option<(Box<Upstream>, &'a Endpoint)> {
         let mut upstream = self.upstream.lock().take()?;
         let wanted = upstream.key.endpoint;
-        let owes = upstream.owes_answer;
-        let found = if owes {
-            route.cluster.endpoints.iter().find(|one| one.addr == wanted)
-        } else {
-            let mut usable = route.cluster.usable_endpoints(route.family);
-            usable.find(|one| one.addr == wanted && route.pinned.is_none_or(|pinned| pinned == wanted))
-        };
+        let mut usable = route.cluster.usable_endpoints(route.family);
+        let found =
+            usable.find(|one| one.addr == wanted && route.pinned.is_none_or(|pinned| pinned == wanted));
         match found {
-            Some(endpoint) if owes || upstream.is_fresh() => return Some((upstream, endpoint)),
+            Some(endpoint) if upstream.is_fresh() => return Some((upstream, endpoint)),
             Some(_) => {}
             None => {
                 self.part();
-                upstream.give_back(&downstream.relay);
+                self.give_back(downstream, upstream);
             }
         }
         None
+    }
+
+    /// The connection on which the endpoint has the request that the agent goes on with. No other will do:
+    /// the request's body is not here.
+    pub(crate) fn owing(&self) -> Option<Box<Upstream>> {
+        self.upstream.lock().take_if(|upstream| upstream.owes_answer)
     }
 
     /// The endpoint's connection was not used after all.

@@ -133,6 +133,24 @@ fn a_long_request_whose_answer_is_the_agents_leaves_the_connection_usable() -> R
     Ok(())
 }
 
+/// Its head may look larger to the agent than it was, and then a plain connection would be chosen.
+#[test]
+fn a_request_just_under_the_cap_goes_on_where_its_endpoint_has_it() -> Result<()> {
+    needs_kernel!();
+    let (scene, mut client) = armed()?;
+    for spare in [0, 5, 10] {
+        let head = post("/status/204", &"x".repeat(60_000)).len() - 60_000;
+        let before = turned(&scene)?;
+        client.send(&post("/status/204", &"x".repeat(65_536 - spare - head)))?;
+        let answer = client.answer()?;
+        assert_eq!((answer.status, turned(&scene)?), (204, before + 1));
+        let count = answer.field("X-Count").context("no X-Count")?;
+        assert!(count.parse::<u32>()? > 3, "a new connection: request {count}");
+        client.arm(&scene)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn an_answer_that_ends_with_the_connection_comes_whole() -> Result<()> {
     needs_kernel!();
