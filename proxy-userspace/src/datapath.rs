@@ -124,8 +124,6 @@ struct Kernel {
     degraded: Vec<Degraded>,
     cgroup_root: PathBuf,
     pod_parent: PathBuf,
-    /// Keeps the kernel counting program run time.
-    _run_time: Option<std::os::fd::OwnedFd>,
     events: Mutex<Option<events::EventReader>>,
 }
 

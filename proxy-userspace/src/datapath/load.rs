@@ -142,9 +142,6 @@ impl Datapath {
             if settings.acceleration == ACCELERATION_OFF { Acceleration::Off } else { options.acceleration };
         let workloads = Arc::new(Workloads::new(mode, options.probation_requests));
         let events = start_events(rings, Arc::clone(&workloads), sink)?;
-        let run_time = aya::sys::enable_stats(aya::sys::Stats::RunTime);
-        let run_time =
-            run_time.inspect_err(|error| tracing::warn!(%error, "program run time is not counted")).ok();
         Ok(Self {
             kernel: Some(Arc::new(Kernel {
                 ebpf: Mutex::new(ebpf),
@@ -162,7 +159,6 @@ impl Datapath {
                 degraded,
                 cgroup_root,
                 pod_parent,
-                _run_time: run_time,
                 events: Mutex::new(Some(events)),
             })),
         })

@@ -37,6 +37,31 @@ struct Stat {
     cpus: u32,
 }
 
+/// While it lives, the kernel counts the runs of BPF programs and their time (`kernel.bpf_stats_enabled`).
+pub(crate) struct ProgramStatistics {
+    /// What the switch was before.
+    before: String,
+}
+
+impl ProgramStatistics {
+    const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    /// Turns them on.
+    pub(crate) fn on() -> Result<Self> {
+        let before = fs::read_to_string(Self::SWITCH).context(Self::SWITCH)?;
+        fs::write(Self::SWITCH, "1").context(Self::SWITCH)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for ProgramStatistics {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::SWITCH, self.before.trim()) {
+            eprintln!("{} is still 1: {error}", Self::SWITCH);
+        }
+    }
+}
+
 impl Busy {
     /// Reads the counters of the machine and of a cgroup v2 with everything below it.
     pub(crate) fn now(cgroup: &Path) -> Result<Self> {

@@ -36,6 +36,11 @@ impl Path {
         }
     }
 
+    /// Whether the sk_msg program is in it.
+    pub(super) const fn is_redirected(self) -> bool {
+        matches!(self, Self::EbpfRedirect | Self::EbpfSplice)
+    }
+
     /// Whether the kernel half is in it.
     pub(super) const fn is_ours(self) -> bool {
         match self {

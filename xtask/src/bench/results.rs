@@ -74,7 +74,7 @@ pub(super) struct KernelHalf {
     pub(super) redirected_per_req: Option<f64>,
     /// Requests that went from the client to the endpoint without the agent, likewise.
     pub(super) spliced_per_req: Option<f64>,
-    /// Runs of the sk_msg program, by the kernel's statistics, likewise.
+    /// Runs of the sk_msg program, by the kernel's statistics, in a run of its own.
     pub(super) msg_per_req: Option<f64>,
     /// Nanoseconds of one such run, where there were any.
     pub(super) msg_ns: Option<f64>,
