@@ -3,16 +3,17 @@
 //! It answers for heads that are beyond doubt: complete, in a window of [`WINDOW`] bytes, and read the
 //! same way by every parser. Everything else is [`Unsure`], never a guess.
 //!
-//! A byte is one step of a table-driven automaton ([`mod@table`]): a transition names the next state and a
-//! *cell*, in which the byte's position is noted and which is counted, whether or not anybody asks. Nothing
-//! branches on a byte's value, so that the verifier follows one path through the loop.
+//! A byte is one step of a table-driven automaton ([`mod@table`]): a transition names the next node and an
+//! *action*, for which the byte's position is noted and which is counted, whether or not anybody asks.
+//! Nothing branches on a byte's value, so that the verifier follows one path through the loop. The counts
+//! stay in a register: read and written back at every byte, they would take longer than all the rest.
 
 mod table;
 #[cfg(test)]
 mod tests;
 
 use crate::policy::method;
-use table::{ACTIONS, ANSWER, CLASSES, DONE, FIRST_LIVE, NEXT, REQUEST, action, index};
+use table::{ACTIONS, ANSWER, CLASSES, COUNTED, DONE, FIRST_LIVE, NEXT, REQUEST, action, count_of, index};
 
 /// Bytes of a head that are looked at; longer heads are the agent's.
 pub const WINDOW: usize = 2048;
@@ -22,8 +23,8 @@ pub const FIELDS_MAX: u32 = 100;
 pub const DIGITS_MAX: u32 = 10;
 /// Where a status begins: after `HTTP/1.1` and a space.
 pub const STATUS_AT: usize = 9;
-/// Cells of a scan, a power of two.
-const CELL_COUNT: usize = 16;
+/// Actions of the automaton, a power of two.
+const ACTION_COUNT: usize = 16;
 
 /// Why a head is the agent's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,36 +138,70 @@ pub enum Framing {
     Length(u64),
 }
 
-/// Where a scan is.
+/// Where a scan is, and what it has counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct State(u8);
+pub struct State {
+    node: u8,
+    /// By [`count_of`].
+    counts: u64,
+}
 
 impl State {
     /// Before a request.
-    pub const REQUEST: Self = Self(REQUEST);
+    pub const REQUEST: Self = Self { node: REQUEST, counts: 0 };
     /// Before an answer.
-    pub const ANSWER: Self = Self(ANSWER);
+    pub const ANSWER: Self = Self { node: ANSWER, counts: 0 };
 
     /// Whether more bytes change nothing.
     #[inline(always)]
     #[must_use]
     pub fn is_final(self) -> bool {
-        self.0 < FIRST_LIVE
+        self.node < FIRST_LIVE
     }
 
     /// As a number, which [`Self::from_bits`] takes back: for crossing a call.
     #[inline(always)]
     #[must_use]
-    pub fn bits(self) -> u32 {
-        u32::from(self.0)
+    pub fn bits(self) -> u64 {
+        self.counts << u8::BITS | u64::from(self.node)
     }
 
     /// See [`Self::bits`].
     #[inline(always)]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, reason = "a state is a byte")]
-    pub fn from_bits(bits: u32) -> Self {
-        Self(bits as u8)
+    #[allow(clippy::cast_possible_truncation, reason = "a node is a byte")]
+    pub fn from_bits(bits: u64) -> Self {
+        Self { node: bits as u8, counts: bits >> u8::BITS }
+    }
+
+    #[inline(always)]
+    fn count(self, action: u32) -> u32 {
+        count_of(self.counts, action)
+    }
+
+    /// The Content-Length of `cells`, if there is one; `number` reads its digits.
+    #[inline(always)]
+    fn content_length(
+        self,
+        cells: &Cells,
+        number: impl FnOnce(Span) -> Option<u64>,
+    ) -> Result<Option<u64>, Unsure> {
+        if self.count(action::LENGTH) == 0 {
+            return Ok(None);
+        }
+        let digits = Span { start: cells.at(action::LENGTH), end: cells.at(action::LENGTH_END) };
+        if self.count(action::LENGTH) > 1 || digits.len() > DIGITS_MAX {
+            return Err(Unsure::ContentLength);
+        }
+        number(digits).map(Some).ok_or(Unsure::ContentLength)
+    }
+
+    #[inline(always)]
+    fn sane(self) -> Result<(), Unsure> {
+        if self.count(action::CONNECTION) > 1 {
+            return Err(Unsure::Connection);
+        }
+        if self.count(action::FIELD) > FIELDS_MAX { Err(Unsure::TooManyFields) } else { Ok(()) }
     }
 
     /// Whether the head was read to its end; `seen` bytes were read.
@@ -192,10 +227,10 @@ impl State {
             Unsure::HopByHop,
             Unsure::Status,
         ];
-        if self.0 == DONE {
+        if self.node == DONE {
             return Ok(());
         }
-        match REASONS.get(usize::from(self.0) - 1) {
+        match REASONS.get(usize::from(self.node) - 1) {
             Some(reason) => Err(*reason),
             None if seen as usize >= WINDOW => Err(Unsure::BeyondWindow),
             None => Err(Unsure::Incomplete),
@@ -203,28 +238,16 @@ impl State {
     }
 }
 
-/// Positions and counts that a scan leaves behind. All zero before it.
+/// Positions that a scan leaves behind: for each action, the offset of the last byte with it. All zero
+/// before it.
 #[derive(Clone, Copy, Default, Debug)]
-#[repr(C)]
-pub struct Cells([Cell; CELL_COUNT]);
-
-#[derive(Clone, Copy, Default, Debug)]
-#[repr(C)]
-struct Cell {
-    /// Offset of the last byte that led here.
-    at: u32,
-    count: u32,
-}
+#[repr(transparent)]
+pub struct Cells([u32; ACTION_COUNT]);
 
 impl Cells {
     #[inline(always)]
     fn at(&self, action: u32) -> u32 {
-        self.0.get(action as usize).map_or(0, |cell| cell.at)
-    }
-
-    #[inline(always)]
-    fn count(&self, action: u32) -> u32 {
-        self.0.get(action as usize).map_or(0, |cell| cell.count)
+        self.0.get(action as usize).copied().unwrap_or(0)
     }
 
     /// The method's bit and the offset of the target.
@@ -232,33 +255,14 @@ impl Cells {
     fn method(&self) -> Option<(u32, u32)> {
         let mut at = 0;
         while at < method::ALL.count_ones() {
-            if self.count(action::METHOD + at) != 0 {
-                return Some((1 << at, self.at(action::METHOD + at) + 1));
+            // No method ends at the first byte.
+            let end = self.at(action::METHOD + at);
+            if end != 0 {
+                return Some((1 << at, end + 1));
             }
             at += 1;
         }
         None
-    }
-
-    /// The Content-Length, if there is one; `number` reads its digits.
-    #[inline(always)]
-    fn content_length(&self, number: impl FnOnce(Span) -> Option<u64>) -> Result<Option<u64>, Unsure> {
-        if self.count(action::LENGTH) == 0 {
-            return Ok(None);
-        }
-        let digits = Span { start: self.at(action::LENGTH), end: self.at(action::LENGTH_END) };
-        if self.count(action::LENGTH) > 1 || digits.len() > DIGITS_MAX {
-            return Err(Unsure::ContentLength);
-        }
-        number(digits).map(Some).ok_or(Unsure::ContentLength)
-    }
-
-    #[inline(always)]
-    fn sane(&self) -> Result<(), Unsure> {
-        if self.count(action::CONNECTION) > 1 {
-            return Err(Unsure::Connection);
-        }
-        if self.count(action::FIELD) > FIELDS_MAX { Err(Unsure::TooManyFields) } else { Ok(()) }
     }
 }
 
@@ -267,13 +271,13 @@ impl Cells {
 #[must_use]
 pub fn step(state: State, byte: u8, at: u32, cells: &mut Cells) -> State {
     let class = CLASSES.get(usize::from(byte)).map_or(0, |class| *class);
-    let transition = index(class, state.0);
-    let action = ACTIONS.get(transition).map_or(0, |action| *action);
-    if let Some(cell) = cells.0.get_mut(usize::from(action) & (CELL_COUNT - 1)) {
-        cell.at = at;
-        cell.count = cell.count.wrapping_add(1);
+    let transition = index(class, state.node);
+    let action = ACTIONS.get(transition).map_or(0, |action| usize::from(*action)) & (ACTION_COUNT - 1);
+    if let Some(cell) = cells.0.get_mut(action) {
+        *cell = at;
     }
-    State(NEXT.get(transition).map_or(0, |next| *next))
+    let counted = COUNTED.get(action).map_or(0, |counted| *counted);
+    State { node: NEXT.get(transition).map_or(0, |next| *next), counts: state.counts.wrapping_add(counted) }
 }
 
 /// What a scan from [`State::REQUEST`] found in `seen` bytes. `number` reads the digits of a span.
@@ -288,11 +292,11 @@ pub fn request_head(
     number: impl FnOnce(Span) -> Option<u64>,
 ) -> Result<RequestHead, Unsure> {
     state.done(seen)?;
-    cells.sane()?;
-    if cells.count(action::HOST) != 1 {
+    state.sane()?;
+    if state.count(action::HOST) != 1 {
         return Err(Unsure::Host);
     }
-    let content_length = cells.content_length(number)?.unwrap_or(0);
+    let content_length = state.content_length(cells, number)?.unwrap_or(0);
     let (method, target) = cells.method().ok_or(Unsure::Method)?;
     Ok(RequestHead {
         content_length,
@@ -320,10 +324,10 @@ pub fn answer_head(
     const NO_CONTENT: u32 = 204;
     const NOT_MODIFIED: u32 = 304;
     state.done(seen)?;
-    cells.sane()?;
+    state.sane()?;
     let status =
         status().ok_or(Unsure::Status)?.iter().fold(0, |status, digit| status * 10 + u32::from(digit & 15));
-    let length = cells.content_length(number)?;
+    let length = state.content_length(cells, number)?;
     let framing = match (status, length) {
         // RFC 9110 section 8.6 forbids it, and parsers differ.
         (NO_CONTENT, Some(_)) => return Err(Unsure::ContentLength),

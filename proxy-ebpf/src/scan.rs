@@ -59,7 +59,7 @@ fn run(msg: *mut sk_msg_md, start: State, scratch: &mut Scratch) -> (State, u32)
 ///
 /// Scalars cross the call: a state that the verifier does not know keeps the loop at one path.
 #[inline(never)]
-fn blocks(msg: *mut sk_msg_md, start: u32, scratch: &mut Scratch) -> u32 {
+fn blocks(msg: *mut sk_msg_md, start: u64, scratch: &mut Scratch) -> u64 {
     let (data, end) = ctx::data(msg);
     let mut state = State::from_bits(start);
     let mut at = 0;
@@ -86,7 +86,7 @@ fn blocks(msg: *mut sk_msg_md, start: u32, scratch: &mut Scratch) -> u32 {
 
 /// What is left of the data behind the last whole block.
 #[inline(never)]
-fn rest(msg: *mut sk_msg_md, start: u32, scratch: &mut Scratch) -> u32 {
+fn rest(msg: *mut sk_msg_md, start: u64, scratch: &mut Scratch) -> u64 {
     let (data, end) = ctx::data(msg);
     let mut state = State::from_bits(start);
     // SAFETY: as in `blocks`.

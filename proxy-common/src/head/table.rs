@@ -10,7 +10,7 @@
     reason = "evaluated by the compiler, where each would be an error of the build"
 )]
 
-use super::Unsure;
+use super::{ACTION_COUNT, Unsure, WINDOW};
 
 /// Entries: 256 states of 64 classes.
 pub(super) const TABLE_LEN: usize = 256 * CLASS_COUNT;
@@ -22,7 +22,7 @@ pub(super) const DONE: u8 = 0;
 /// The first state that is not final.
 pub(super) const FIRST_LIVE: u8 = 32;
 
-/// Cells: what they note, and at which byte.
+/// Actions: what their byte is.
 pub(super) mod action {
     /// Nothing that matters.
     pub(in crate::head) const NONE: u32 = 0;
@@ -44,6 +44,32 @@ pub(super) mod action {
     pub(in crate::head) const FIELD: u32 = 14;
     /// LF of the empty line.
     pub(in crate::head) const END: u32 = 15;
+}
+
+/// Actions that are counted; the first in the lowest bits.
+const COUNTERS: [u32; 4] = [action::HOST, action::LENGTH, action::CONNECTION, action::FIELD];
+/// Bits of a counter: it cannot flow over into the next, even if every byte of the window counted.
+const COUNTER_BITS: u32 = (WINDOW as u64 + 1).next_power_of_two().trailing_zeros();
+const _: () = assert!(COUNTERS.len() as u32 * COUNTER_BITS + u8::BITS <= u64::BITS);
+
+/// What each action adds to the counts.
+pub(super) static COUNTED: [u64; ACTION_COUNT] = counted();
+
+const fn counted() -> [u64; ACTION_COUNT] {
+    let mut counted = [0; ACTION_COUNT];
+    let mut at = 0;
+    while at < COUNTERS.len() {
+        counted[COUNTERS[at] as usize] = 1 << (at as u32 * COUNTER_BITS);
+        at += 1;
+    }
+    counted
+}
+
+/// How often `counts` says that one of [`COUNTERS`] occurred; 0 for other actions.
+#[inline(always)]
+pub(super) fn count_of(counts: u64, action: u32) -> u32 {
+    let place = COUNTERS.iter().position(|counter| *counter == action);
+    place.map_or(0, |at| (counts >> (at as u32 * COUNTER_BITS)) as u32 & ((1 << COUNTER_BITS) - 1))
 }
 
 /// Method names in the order of `policy::method`.

@@ -97,14 +97,24 @@ fn other_versions_and_line_ends_of_answers_are_unsure() {
 #[test]
 fn final_states_stay_final_and_note_nothing() {
     for state in 0..FIRST_LIVE {
-        let final_state = State(state);
+        let final_state = State { node: state, counts: 0 };
         assert!(final_state.is_final());
         for byte in 0..=u8::MAX {
             let mut cells = Cells::default();
             assert_eq!(step(final_state, byte, 7, &mut cells), final_state);
-            assert!((1..16).all(|action| cells.count(action) == 0));
+            assert!((1..16).all(|action| cells.at(action) == 0));
         }
     }
+}
+
+#[test]
+fn a_state_crosses_a_call_with_all_that_it_counted() {
+    let counters = [action::HOST, action::LENGTH, action::CONNECTION, action::FIELD];
+    let counts = counters.iter().map(|counter| COUNTED[*counter as usize] * WINDOW as u64).sum();
+    let state = State::from_bits(State { node: u8::MAX, counts }.bits());
+    assert_eq!(state, State { node: u8::MAX, counts });
+    assert!(counters.iter().all(|counter| state.count(*counter) as usize == WINDOW));
+    assert_eq!(COUNTED[action::NONE as usize], 0);
 }
 
 #[test]
