@@ -49,7 +49,7 @@ fn carry(ctx: &SkMsgContext, settings: &Settings) {
         watch::client_speaks(ctx.msg, settings);
     }
     if settings.splice != 0 {
-        if me.role == ROLE_APPLICATION && splice::carry(ctx, &key, me, settings) {
+        if me.role == ROLE_APPLICATION && splice::carry(ctx, &key, me, peer, settings) {
             return;
         }
         if me.role == ROLE_AGENT && me.opener == 0 && peer.pair != 0 {

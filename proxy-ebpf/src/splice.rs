@@ -29,7 +29,13 @@ const TRIES: u32 = 4;
 
 /// Carries the message of an application's socket if it is the kernel half's to carry.
 #[inline(always)]
-pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: &Settings) -> bool {
+pub fn carry(
+    ctx: &SkMsgContext,
+    key: &FlowKey,
+    me: &mut SocketState,
+    peer: &SocketState,
+    settings: &Settings,
+) -> bool {
     let Some((pair, word)) = pair_of(key, me) else { return false };
     // What the run for the message's first part asked for still holds: the rest would go in pieces.
     limit(ctx, 0);
@@ -41,10 +47,10 @@ pub fn carry(ctx: &SkMsgContext, key: &FlowKey, me: &mut SocketState, settings: 
         if word & REQUEST_OPEN != 0 {
             return request_goes_on(ctx, pair);
         }
-        return request_begins(ctx, key, me, pair, word, settings);
+        return request_begins(ctx, me, peer, pair, word, settings);
     }
     if word & ANSWER_OPEN != 0 {
-        return answer_goes_on(ctx, pair, now());
+        return client_of(pair).is_some_and(|client| answer_goes_on(ctx, pair, client, now()));
     }
     word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, pair, word, settings)
 }
@@ -72,8 +78,8 @@ fn pair_of(key: &FlowKey, me: &mut SocketState) -> Option<(&'static mut Pair, u6
 #[inline(always)]
 fn request_begins(
     ctx: &SkMsgContext,
-    key: &FlowKey,
     me: &mut SocketState,
+    peer: &SocketState,
     pair: &mut Pair,
     word: u64,
     settings: &Settings,
@@ -82,7 +88,7 @@ fn request_begins(
     let Some(beginning) = pair::begun(word, me.to_peer) else { return false };
     if pair.generation != settings.generation
         || size > settings.request_cap
-        || !in_order(ctx, key, me, &pair.endpoint, settings)
+        || !in_order(ctx, me, peer, &pair.endpoint, settings)
     {
         return false;
     }
@@ -134,12 +140,12 @@ fn keep(ctx: &SkMsgContext, pair: &mut Pair, length: u32) -> bool {
 #[inline(always)]
 fn in_order(
     ctx: &SkMsgContext,
-    key: &FlowKey,
     me: &mut SocketState,
+    peer: &SocketState,
     endpoint: &FlowKey,
     settings: &Settings,
 ) -> bool {
-    if me.plain != 0 {
+    if me.plain != 0 || peer.plain != 0 {
         return false;
     }
     if me.unread != 0 {
@@ -149,8 +155,7 @@ fn in_order(
         me.unread = 0;
     }
     // SAFETY: one field, read once.
-    let plain = |key: FlowKey| unsafe { STATES.get(key) }.is_none_or(|state| state.plain != 0);
-    !plain(key.reversed()) && !plain(endpoint.reversed())
+    unsafe { STATES.get(endpoint.reversed()) }.is_some_and(|state| state.plain == 0)
 }
 
 #[inline(always)]
@@ -169,6 +174,10 @@ fn request_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
 
 #[inline(always)]
 fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Settings) -> bool {
+    let Some(client) = client_of(pair) else {
+        turn(pair, word, pair::turned);
+        return false;
+    };
     let head = carriable(ctx, pair, settings).unwrap_or_default();
     // Opaque: LLVM would leave the numbers undefined where there is no answer, and ask for what made it so
     // again later; the verifier does not see that the two belong together.
@@ -189,18 +198,24 @@ fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Sett
     pair.answer_left = pair.answer_bytes;
     // The clock costs as much as a look-up: it is read once a message.
     let begun = pair.answered_ns;
-    if !answer_goes_on(ctx, pair, begun) {
+    if !answer_goes_on(ctx, pair, client, begun) {
         turn(pair, atomic::load(&pair.word), pair::turned_back);
         return false;
     }
     true
 }
 
-/// The answer that the message begins with, if it is one that fits the lane and its client is there.
+/// The state of the client's socket, if that is there.
+#[inline(always)]
+fn client_of(pair: &Pair) -> Option<&'static mut SocketState> {
+    let client = STATES.get_ptr_mut(pair.client)?;
+    // SAFETY: of its fields only `unread` is changed here, where a lost update moves a cap by one message.
+    Some(unsafe { &mut *client })
+}
+
+/// The answer that the message begins with, if it is one that fits the lane.
 #[inline(always)]
 fn carriable(ctx: &SkMsgContext, pair: &Pair, settings: &Settings) -> Option<Answer> {
-    // SAFETY: only tested for presence.
-    unsafe { STATES.get(pair.client) }?;
     let head = scan::answer(ctx.msg, pair.method & method::HEAD != 0).ok()?;
     let body = match head.framing {
         Framing::NoBody => 0,
@@ -223,14 +238,11 @@ struct Answer {
 }
 
 #[inline(always)]
-fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair, now: u64) -> bool {
+fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair, client: &mut SocketState, now: u64) -> bool {
     let part = first(ctx, pair.answer_left);
-    let Some(client) = STATES.get_ptr_mut(pair.client) else { return false };
     if !redirect(ctx, &pair.client) {
         return false;
     }
-    // SAFETY: a lost update moves a cap by one message.
-    let client = unsafe { &mut *client };
     client.unread = client.unread.saturating_add(part);
     pair.answer_left -= part;
     if pair.answer_left == 0 {
