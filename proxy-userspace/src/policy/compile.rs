@@ -84,6 +84,13 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Together these hold every target that the rule matches.
+    pub(super) fn targets(&self) -> &[Form] {
+        &self.targets
+    }
+}
+
 fn anything() -> Vec<Form> {
     vec![Form { start: Vec::new(), rest: Rest::Anything }]
 }

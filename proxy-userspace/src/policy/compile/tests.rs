@@ -1,7 +1,7 @@
 //! Compiled nodes by an LPM trie of our own, against the authoritative decision.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 use super::*;
-use crate::policy::{Asked, Decision, Eligibility, EndpointPolicy, Register};
+use crate::policy::{Asked, Decision, Eligibility, EndpointPolicy, Register, Subject};
 use http::{HeaderValue, Method, Uri, Version};
 use proxy_common::{
     head,
@@ -349,6 +349,19 @@ fn random_target(dice: &mut Dice) -> String {
     target.replacen("//", "/", usize::from(dice.below(10) > 0))
 }
 
+/// The decision by every rule in turn: what the index spares the agent, and the nodes the kernel half.
+fn one_by_one<'a>(policy: &'a EndpointPolicy, asked: &Asked<'_>) -> Decision<'a> {
+    if let Some(rule) = policy.opens_port() {
+        return Decision::Allow(rule);
+    }
+    let subject = match Subject::of(asked) {
+        Ok(subject) => subject,
+        Err(why) => return Decision::Ambiguous(why),
+    };
+    let rule = policy.rules.iter().find(|rule| rule.allows(&subject));
+    rule.map_or(Decision::Deny, |rule| Decision::Allow(rule))
+}
+
 /// Requests decided by 3000 random policies, 400 by each; the kernel half's answer is the agent's, or
 /// unsure. With `--nocapture` it says how many of each there were, and how long it took.
 #[test]
@@ -376,6 +389,7 @@ fn i1_no_request_that_the_compiled_nodes_allow_is_denied_by_the_authoritative_de
             let asked =
                 Asked { method: &method, uri: &uri, version: Version::HTTP_11, host: Some(&field), hosts: 1 };
             let decision = policy.decide(&asked);
+            assert_eq!(decision, one_by_one(&policy, &asked), "{message:?} by {:?}", policy.rules);
             match (verdict, &decision) {
                 (Verdict::Allow { .. }, Decision::Allow(_)) => seen[0] += 1,
                 (Verdict::Deny, Decision::Deny) => seen[1] += 1,
