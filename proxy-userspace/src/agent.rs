@@ -14,7 +14,7 @@ use crate::{
     metrics::Metrics,
     relay::Relay,
     snapshot::{BuildOptions, Timeouts},
-    source::directory::Watch,
+    source::directory::{Watch, Watching},
     status::{Board, Degraded},
 };
 use anyhow::Context as _;
@@ -71,6 +71,7 @@ fn log_to_stderr() {
 
 async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
+    let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let max_connections = listener::connection_budget().min(config.max_connections.unwrap_or(u32::MAX));
     let listeners = listener::bind(config)?;
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
@@ -88,7 +89,8 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     });
     let mut generations = watch.generations();
     generations.mark_unchanged();
-    let _watching = watch.spawn().context("watch the configuration directory")?;
+    let watching = watch.spawn().context("watch the configuration directory")?;
+    tokio::spawn(reload_on(hangup, watching));
 
     let relay = Relay::new(config, Arc::clone(&snapshot), datapath.clone(), observer)?;
     let limits = Limits::new(max_connections, config.max_connections_per_client);
@@ -225,6 +227,13 @@ async fn leave<A: Future<Output = ()>>(
         tracing::warn!(connections = relay.drain.open(), "connections did not end");
     }
     unsteered.context("stop steering")
+}
+
+/// Reads the configuration at every SIGHUP, without waiting for the directory to be quiet.
+async fn reload_on(mut hangup: Signal, watching: Watching) {
+    while hangup.recv().await.is_some() {
+        watching.reload();
+    }
 }
 
 /// SIGTERM and SIGINT.

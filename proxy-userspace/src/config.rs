@@ -19,7 +19,7 @@ pub struct Cli {
 /// The verbs.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Run the node agent until SIGTERM.
+    /// Run the node agent until SIGTERM; SIGHUP reloads its configuration.
     Run(Box<Config>),
     /// Validate a directory of manifests offline: one line a finding, exit 1 on errors.
     Check(CheckArgs),
@@ -108,7 +108,8 @@ pub enum FailurePolicy {
 /// Arguments of `weir run`: the agent's whole configuration.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice); watched for changes.
+    /// Directory of Kubernetes manifests (Service, EndpointSlice, CiliumNetworkPolicy, Pod); watched for
+    /// changes, and read at once on SIGHUP.
     #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
     pub config: PathBuf,
     /// Node address to listen on, one per IP family; found by default.

@@ -170,6 +170,19 @@ impl Agent {
         self.reconfigured_by(|config| config.write_text(text))
     }
 
+    /// [`Self::reconfigure_text`], without the wait until the directory is quiet.
+    pub fn reload_text(&self, text: &str) -> Result<()> {
+        self.reconfigured_by(|config| {
+            config.write_text(text)?;
+            self.hang_up()
+        })
+    }
+
+    /// Sends SIGHUP: the agent is to read its configuration at once.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
     fn reconfigured_by(&self, change: impl FnOnce(&ConfigDir) -> Result<()>) -> Result<()> {
         let before = self.generation()?;
         change(&self.config)?;

@@ -14,7 +14,8 @@ use weir_tests::{
 const LED: usize = 64;
 /// How many of them ask something after a change: the next ones each time.
 const ASK: usize = 8;
-/// Changes of the policy in a run of the gate; `WEIR_CHURN` asks for another number.
+/// Changes of the policy in a run of the gate; `WEIR_CHURN` asks for another number, with `cargo test`
+/// rather than under nextest's time limit.
 const CHANGES: u32 = 12;
 
 /// `demo/web` with a policy that allows `/` always and `/p0` or `/p1` in turn.
@@ -45,7 +46,7 @@ fn a_request_is_decided_by_the_policy_in_force_when_it_began_through_all_changes
     let mut running = peer::start(&scene.client, load)?;
     let before = scene.agent.counters()?.spliced()?;
     for change in 1..=changes {
-        scene.agent.reconfigure_text(&manifests(&scene, change)?)?;
+        scene.agent.reload_text(&manifests(&scene, change)?)?;
         let (allowed, denied) = (format!("/p{}", change % 2), format!("/p{}", (change + 1) % 2));
         clients.rotate_left(ASK);
         for client in clients.iter_mut().take(ASK) {

@@ -42,6 +42,22 @@ fn f17_a_changed_file_moves_traffic_within_seconds() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_hangup_reloads_the_configuration_and_ends_nothing() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web_with(2, &[])?;
+    for (server, name) in [(1, "server2"), (0, "server1")] {
+        scene.agent.reload_text(&web_of(&scene, server).yaml())?;
+        assert_eq!(answering(&scene)?, name);
+    }
+    let reloads = || Ok::<_, anyhow::Error>(scene.agent.metrics()?.sum("weir_config_reloads_total", &[]));
+    let before = reloads()?;
+    scene.agent.hang_up()?;
+    wait::until(SOON, "an unchanged configuration is read again", || Ok(reloads()? > before))?;
+    assert_eq!(answering(&scene)?, "server1");
+    Ok(())
+}
+
 /// A directory as kubelet mounts a ConfigMap: files are links through `..data`, which is swapped.
 fn publish(root: &Path, version: u32, services: &[Service]) -> Result<()> {
     let data = root.join(format!("..version{version}"));

@@ -108,14 +108,14 @@ impl Watch {
     /// snapshot, is logged and counted.
     pub fn spawn(self) -> io::Result<Watching> {
         let (wake, signals) = sync_channel(1);
-        let stop = Arc::new(AtomicBool::new(false));
-        let watching = Watching { wake: wake.clone(), stop: Arc::clone(&stop) };
+        let wishes = Arc::<Wishes>::default();
+        let watching = Watching { wake: wake.clone(), wishes: Arc::clone(&wishes) };
         let thread = std::thread::Builder::new().name("weir-watch".into());
-        thread.spawn(move || self.run(&wake, &signals, &stop))?;
+        thread.spawn(move || self.run(&wake, &signals, &wishes))?;
         Ok(watching)
     }
 
-    fn run(mut self, wake: &SyncSender<()>, signals: &Receiver<()>, stop: &AtomicBool) {
+    fn run(mut self, wake: &SyncSender<()>, signals: &Receiver<()>, wishes: &Wishes) {
         let mut inotify = Inotify::default();
         inotify.follow(&self.dir, wake);
         // What changed since `open`.
@@ -129,11 +129,11 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
             if woken {
-                settle(signals);
+                settle(signals, wishes);
+            }
+            if wishes.stop.load(Ordering::Relaxed) {
+                return;
             }
             inotify.follow(&self.dir, wake);
             due = woken || self.is_due();
@@ -238,21 +238,47 @@ fn summary(findings: &[Finding]) -> Option<String> {
 #[derive(Debug)]
 pub struct Watching {
     wake: SyncSender<()>,
-    stop: Arc<AtomicBool>,
+    wishes: Arc<Wishes>,
 }
 
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+/// What a watch does not wait with.
+#[derive(Default, Debug)]
+struct Wishes {
+    stop: AtomicBool,
+    reload: AtomicBool,
+}
+
+impl Wishes {
+    /// Whether there is one; to reload is granted by that.
+    fn any(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Watching {
+    /// Reads the directory now, however quiet it is.
+    pub fn reload(&self) {
+        self.wish(&self.wishes.reload);
+    }
+
+    fn wish(&self, wish: &AtomicBool) {
+        wish.store(true, Ordering::Relaxed);
         // Full means that it wakes anyway.
         let _ = self.wake.try_send(());
     }
 }
 
-/// Waits until no more signals come, but not for ever.
-fn settle(signals: &Receiver<()>) {
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.wish(&self.wishes.stop);
+    }
+}
+
+/// Waits until no more signals come, but not for ever, and not against a wish.
+fn settle(signals: &Receiver<()>, wishes: &Wishes) {
     let begun = Instant::now();
-    while let Some(left) = AT_MOST.checked_sub(begun.elapsed())
+    while !wishes.any()
+        && let Some(left) = AT_MOST.checked_sub(begun.elapsed())
         && signals.recv_timeout(QUIET.min(left)).is_ok()
     {}
 }
@@ -334,7 +360,7 @@ mod tests {
         dir: TempDir,
         current: Arc<ArcSwap<Snapshot>>,
         board: Arc<Board>,
-        _watching: Watching,
+        watching: Watching,
     }
 
     fn watched(prepare: impl FnOnce(&Path)) -> Fixture {
@@ -343,7 +369,7 @@ mod tests {
         let board = board();
         let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::clone(&board)).unwrap();
         let current = watch.snapshot();
-        Fixture { dir, current, board, _watching: watch.spawn().unwrap() }
+        Fixture { dir, current, board, watching: watch.spawn().unwrap() }
     }
 
     impl Fixture {
@@ -387,6 +413,17 @@ mod tests {
         assert_eq!(fixture.current.load().generation, 2);
         fs::remove_file(fixture.path("a.yaml")).unwrap();
         eventually("a is gone", || fixture.names() == ["default/b:8080"]);
+    }
+
+    #[test]
+    fn a_wish_to_reload_is_granted_without_a_change() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        for _ in 0..3 {
+            let before = fixture.readings("success");
+            fixture.watching.reload();
+            eventually("it was read", || fixture.readings("success") > before);
+        }
+        assert_eq!(fixture.current.load().generation, 1);
     }
 
     #[test]
