@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Conversation {
     process: Process,
-    replies: usize,
+    /// Bytes of its output that were read.
+    heard: u64,
 }
 
 /// An answer as the client got it.
@@ -62,7 +63,7 @@ impl Conversation {
     /// Connects.
     pub fn start(pod: &Pod, to: SocketAddr) -> Result<Self> {
         let process = peer::start(pod, ["converse", "--to", &to.to_string()])?;
-        Ok(Self { process, replies: 0 })
+        Ok(Self { process, heard: 0 })
     }
 
     /// Does a step.
@@ -78,16 +79,17 @@ impl Conversation {
 
     /// What the step brought that was begun last.
     fn reply(&mut self) -> Result<Reply> {
-        let number = self.replies;
-        self.replies += 1;
-        wait::eventually(PATIENCE, "a reply of the client", || {
-            let said = self.process.stdout_text()?;
-            let line = said.split_inclusive('\n').nth(number).filter(|line| line.ends_with('\n'));
+        let line = wait::eventually(PATIENCE, "a reply of the client", || {
+            let said = self.process.stdout_from(self.heard)?;
+            let line = said.split_inclusive(|byte| *byte == b'\n').next();
+            let line = line.filter(|line| line.ends_with(b"\n"));
             if line.is_none() && self.process.ended()?.is_some() {
                 bail!("the client ended: {}", self.process.stderr_tail());
             }
-            Ok(line.map(serde_json::from_str).transpose()?)
-        })
+            Ok(line.map(<[u8]>::to_vec))
+        })?;
+        self.heard += line.len() as u64;
+        Ok(serde_json::from_slice(&line)?)
     }
 
     /// Sends bytes (each character is one) in one write.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -83,6 +83,15 @@ impl Process {
     /// Standard output so far.
     pub fn stdout(&self) -> Result<Vec<u8>> {
         Ok(fs::read(&self.stdout)?)
+    }
+
+    /// Standard output so far, from its byte `from` on.
+    pub fn stdout_from(&self, from: u64) -> Result<Vec<u8>> {
+        let mut file = File::open(&self.stdout)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut said = Vec::new();
+        file.read_to_end(&mut said)?;
+        Ok(said)
     }
 
     /// Standard output so far, as text.

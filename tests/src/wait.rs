@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
 
-/// Between two looks at a condition.
+/// Between two looks at a condition, once it takes its time.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Before the second look; each later pause is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
 
 /// Asks `probe` until it answers `Some`, or fails when `deadline` has passed. An error of `probe`
 /// counts as "not yet"; the last one is named in the failure.
@@ -13,7 +15,7 @@ pub fn eventually<T>(
     what: &str,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let begun = Instant::now();
+    let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
     loop {
         let last = match probe() {
             Ok(Some(found)) => return Ok(found),
@@ -26,7 +28,8 @@ pub fn eventually<T>(
                 None => bail!("not within {deadline:?}: {what}"),
             };
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
+        pause = PAUSE.min(2 * pause);
     }
 }
 

@@ -42,7 +42,7 @@ fn a_request_is_decided_by_the_policy_in_force_when_it_began_through_all_changes
         client.arm(&scene)?;
     }
     let to = WEB.to_string();
-    let load = ["load", "--to", &to, "--connections", "8", "--requests", "1000000", "--pause", "1"];
+    let load = ["load", "--to", &to, "--connections", "64", "--requests", "1000000", "--pause", "100"];
     let mut running = peer::start(&scene.client, load)?;
     let before = scene.agent.counters()?.spliced()?;
     for change in 1..=changes {
