@@ -10,7 +10,7 @@ use crate::{
 use http::{HeaderValue, Response, StatusCode, header};
 
 /// The answer to a request that failed. The connection ends with it where part of the request has
-/// not been read.
+/// not been read, or where its client is not understood.
 pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerBody> {
     let status = StatusCode::from_u16(failure.reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let cluster = open.draft().cluster.clone();
@@ -21,12 +21,12 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     // What was late has been dealt with.
     open.downstream().deadline.exempt();
     open.downstream().deadline.no_stage();
-    let unread = open.downstream().request_completed_at().is_none();
+    let ends = open.downstream().request_completed_at().is_none() || status == StatusCode::BAD_REQUEST;
     let mut response = Response::new(AnswerBody::local(text, open));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    if unread {
+    if ends {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod config;
 
+mod admission;
 mod answer;
 mod balance;
 mod body;

@@ -5,7 +5,7 @@ mod drive;
 use drive::{End, drive};
 
 use crate::{
-    answer, balance,
+    admission, answer, balance,
     body::{AnswerBody, RequestBody},
     datapath::UpstreamLane,
     downstream::{Downstream, DownstreamIo, Phase},
@@ -128,7 +128,7 @@ async fn exchange(
 
 type Answer = (http::response::Parts, Incoming, Box<Upstream>);
 
-/// The pipeline: route, balance, policy, connect or reuse, send, relay the answer's head.
+/// The pipeline: route, admission, balance, policy, connect or reuse, send, relay the answer's head.
 async fn relay(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
@@ -145,6 +145,9 @@ async fn relay(
         return Err(reason.into());
     }
     downstream.deadline.whole(downstream.first_byte(), route.cluster.timeouts.request);
+    if let Some(oddity) = admission::request(request.headers()) {
+        return Err(Failure::new(Reason::BadRequest, &oddity));
+    }
 
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, &route.cluster, request);
@@ -316,7 +319,7 @@ fn towards_client(
     mut upstream: Box<Upstream>,
 ) -> Result<Answer, Failure> {
     let (mut head, body) = response.into_parts();
-    if let Some(oddity) = oddity(&head) {
+    if let Some(oddity) = admission::answer(&head) {
         return Err(Failure::new(Reason::UpstreamProtocol, &oddity));
     }
     draft.answer_head = draft.upstream_ended;
@@ -336,24 +339,4 @@ fn towards_client(
     }
     downstream.deadline.stage(Reason::ResponseBodyIdle, cluster.timeouts.response_body_idle);
     Ok((head, body, upstream))
-}
-
-/// What hyper lets through and must not be forwarded.
-fn oddity(head: &http::response::Parts) -> Option<&'static str> {
-    let framing = head.headers.get_all(header::TRANSFER_ENCODING);
-    let mut codings = framing.iter();
-    let chunked = codings.next();
-    if head.status.is_informational() {
-        Some("unexpected informational answer")
-    } else if head.status.as_u16() > 599 {
-        Some("status code out of range")
-    } else if chunked.is_some_and(|one| !one.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || codings.next().is_some()
-    {
-        Some("transfer coding other than chunked")
-    } else if chunked.is_some() && head.headers.contains_key(header::CONTENT_LENGTH) {
-        Some("both Content-Length and Transfer-Encoding")
-    } else {
-        None
-    }
 }

@@ -223,6 +223,23 @@ async fn an_answer_that_must_not_be_forwarded_is_a_502() {
 }
 
 #[tokio::test]
+async fn s3_a_request_with_another_transfer_coding_reaches_no_endpoint_and_ends_its_connection() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    for codings in ["gzip, chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+        let mut client = ring.client().await;
+        client
+            .send(format!("POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: {codings}\r\n\r\n0\r\n\r\n"))
+            .await;
+        let answer = client.all().await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close"), "{answer}");
+        let record = ring.record().await;
+        assert_eq!((record.reason, record.status), (Some(Reason::BadRequest), 400), "{codings}");
+    }
+    endpoint.stays_alone().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_parsed_is_answered_400_and_recorded_once() {
     let ring = Ring::to(&Endpoint::new().await).await;
     let mut client = ring.client().await;
