@@ -95,7 +95,7 @@ abi! {
     }
 
     /// One steered or upstream connection, keyed by its opener's [`crate::flow::FlowKey`].
-    Flow [96] {
+    Flow [104] {
         /// See [`OrigDst::addr`]; for an upstream flow the endpoint.
         addr: AddrWords,
         /// Socket cookie of the opener.
@@ -112,6 +112,8 @@ abi! {
         redirected_tx: u64,
         /// Bytes redirected from the acceptor to the opener.
         redirected_rx: u64,
+        /// Bytes redirected to the opener from elsewhere: answers that the splice lane carried.
+        carried: u64,
         /// See [`OrigDst::pid`]; 0 for an upstream flow.
         pid: u32,
         /// See [`OrigDst::port`].
@@ -137,9 +139,11 @@ abi! {
     }
 
     /// A socket in the socket map, keyed by its own [`crate::flow::FlowKey`].
-    SocketState [40] {
-        /// All bytes redirected by this socket.
+    SocketState [48] {
+        /// All bytes redirected by this socket, or in its stead by the splice lane.
         redirected: u64,
+        /// Bytes of answers that the splice lane redirected to this socket past its peer.
+        carried: u64,
         /// Bytes redirected by this socket since its peer last spoke.
         turn_bytes: u32,
         /// What `turn_bytes` may reach.
@@ -227,7 +231,7 @@ abi! {
     }
 
     /// Ring buffer: a flow ended.
-    FlowClosed [168] {
+    FlowClosed [176] {
         /// `EVENT_FLOW_CLOSED`.
         kind: u32,
         /// Smoothed round-trip time at the end, microseconds.

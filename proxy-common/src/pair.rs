@@ -34,11 +34,13 @@ const SEEN_SHIFT: u32 = 32;
 abi! {
     /// One pair: an entry of the array that both halves map. All fields but the word are written by
     /// one side at a time: the agent while it owns the pair, the kernel half while it does.
-    Pair [2216] {
+    Pair [2224] {
         /// See the module.
         word: u64,
         /// When the exchange began, `CLOCK_MONOTONIC` nanoseconds.
         started_ns: u64,
+        /// When the request's last byte passed; 0 while there are more to come.
+        asked_ns: u64,
         /// When its answer began.
         answered_ns: u64,
         /// When the kernel half last moved something.

@@ -33,7 +33,8 @@ pub fn flow_closed(ops: *mut bpf_sock_ops, key: &FlowKey, flow: &Flow) {
                 .wrapping_add(flow.redirected_tx),
             bytes_received: read_volatile(&raw const (*ops).bytes_received)
                 .saturating_sub(received_fin(flow))
-                .wrapping_add(flow.redirected_rx),
+                .wrapping_add(flow.redirected_rx)
+                .wrapping_add(flow.carried),
             duration_ns: bpf_ktime_get_ns().wrapping_sub(flow.connect_ns),
             flow: *flow,
         }

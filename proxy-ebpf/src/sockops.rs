@@ -281,6 +281,7 @@ fn take_redirected(key: &FlowKey, flow: &mut Flow) {
     unsafe {
         if let Some(own) = STATES.get(key) {
             flow.redirected_tx = own.redirected;
+            flow.carried = own.carried;
         }
         if let Some(peer) = STATES.get(key.reversed()) {
             flow.redirected_rx = peer.redirected;

@@ -45,14 +45,14 @@ pub fn carry(
     }
     if me.opener != 0 {
         if word & REQUEST_OPEN != 0 {
-            return request_goes_on(ctx, pair);
+            return request_goes_on(ctx, me, pair);
         }
         return request_begins(ctx, me, peer, pair, word, settings);
     }
     if word & ANSWER_OPEN != 0 {
-        return client_of(pair).is_some_and(|client| answer_goes_on(ctx, pair, client, now()));
+        return client_of(pair).is_some_and(|client| answer_goes_on(ctx, me, pair, client, now()));
     }
-    word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, pair, word, settings)
+    word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, me, pair, word, settings)
 }
 
 /// The pair that this socket is one end of, and its word. That is read first: a change of it proves that
@@ -88,10 +88,11 @@ fn request_begins(
     let Some(beginning) = pair::begun(word, me.to_peer) else { return false };
     if pair.generation != settings.generation
         || size > settings.request_cap
-        || !in_order(ctx, me, peer, &pair.endpoint, settings)
+        || !in_order(ctx, me, peer, settings)
     {
         return false;
     }
+    let Some(agent) = agent_of(pair).filter(|agent| agent.plain == 0) else { return false };
     let Ok(head) = scan::request(ctx.msg) else { return false };
     let whole = u64::from(head.head_len).saturating_add(head.content_length);
     if whole > u64::from(settings.request_cap) || u64::from(size) > whole {
@@ -106,6 +107,7 @@ fn request_begins(
     pair.rule = rule;
     pair.request_bytes = whole as u32;
     pair.request_left = whole as u32 - size;
+    pair.asked_ns = if pair.request_left == 0 { pair.started_ns } else { 0 };
     // Until the pair is handed over or back nobody else changes the word.
     if !keep(ctx, pair, head.head_len) || !redirect(ctx, &pair.endpoint) {
         if let Some(undone) = pair::undone(beginning) {
@@ -118,6 +120,7 @@ fn request_begins(
         atomic::swap_if(&mut pair.word, beginning, due);
     }
     me.redirected = me.redirected.wrapping_add(u64::from(size));
+    agent.redirected = agent.redirected.wrapping_add(u64::from(size));
     count(counter::SPLICED, 1);
     true
 }
@@ -135,14 +138,13 @@ fn keep(ctx: &SkMsgContext, pair: &mut Pair, length: u32) -> bool {
     failed == 0
 }
 
-/// Nothing that either receiver still has to read came by TCP, or it would be overtaken; and the client
-/// has read what was redirected to it, or it pipelines.
+/// Nothing that the client or the agent still has to read came by TCP, or it would be overtaken; and the
+/// client has read what was redirected to it, or it pipelines.
 #[inline(always)]
 fn in_order(
     ctx: &SkMsgContext,
     me: &mut SocketState,
     peer: &SocketState,
-    endpoint: &FlowKey,
     settings: &Settings,
 ) -> bool {
     if me.plain != 0 || peer.plain != 0 {
@@ -154,26 +156,45 @@ fn in_order(
         }
         me.unread = 0;
     }
-    // SAFETY: one field, read once.
-    unsafe { STATES.get(endpoint.reversed()) }.is_some_and(|state| state.plain == 0)
+    true
+}
+
+/// The state of the agent's socket to the endpoint, in whose stead the client's speaks. Where it is plain,
+/// the endpoint may still have to read what came by TCP.
+#[inline(always)]
+fn agent_of(pair: &Pair) -> Option<&'static mut SocketState> {
+    let agent = STATES.get_ptr_mut(pair.endpoint.reversed())?;
+    // SAFETY: only `redirected` is changed here; the agent's socket does not speak while the pair is armed.
+    Some(unsafe { &mut *agent })
 }
 
 #[inline(always)]
-fn request_goes_on(ctx: &SkMsgContext, pair: &mut Pair) -> bool {
+fn request_goes_on(ctx: &SkMsgContext, me: &mut SocketState, pair: &mut Pair) -> bool {
     let part = first(ctx, pair.request_left);
     if !redirect(ctx, &pair.endpoint) {
         // The agent sees the endpoint's connection end, and closes this one.
         return false;
     }
+    me.redirected = me.redirected.wrapping_add(u64::from(part));
+    if let Some(agent) = agent_of(pair) {
+        agent.redirected = agent.redirected.wrapping_add(u64::from(part));
+    }
     pair.request_left -= part;
     if pair.request_left == 0 {
+        pair.asked_ns = now();
         atomic::keep(&mut pair.word, !REQUEST_OPEN);
     }
     true
 }
 
 #[inline(always)]
-fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Settings) -> bool {
+fn answer_begins(
+    ctx: &SkMsgContext,
+    me: &mut SocketState,
+    pair: &mut Pair,
+    word: u64,
+    settings: &Settings,
+) -> bool {
     let Some(client) = client_of(pair) else {
         turn(pair, word, pair::turned);
         return false;
@@ -198,7 +219,7 @@ fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Sett
     pair.answer_left = pair.answer_bytes;
     // The clock costs as much as a look-up: it is read once a message.
     let begun = pair.answered_ns;
-    if !answer_goes_on(ctx, pair, client, begun) {
+    if !answer_goes_on(ctx, me, pair, client, begun) {
         turn(pair, atomic::load(&pair.word), pair::turned_back);
         return false;
     }
@@ -209,7 +230,8 @@ fn answer_begins(ctx: &SkMsgContext, pair: &mut Pair, word: u64, settings: &Sett
 #[inline(always)]
 fn client_of(pair: &Pair) -> Option<&'static mut SocketState> {
     let client = STATES.get_ptr_mut(pair.client)?;
-    // SAFETY: of its fields only `unread` is changed here, where a lost update moves a cap by one message.
+    // SAFETY: of its fields only `unread` is changed here, where a lost update moves a cap by one message,
+    // and `carried`, by this answer's program alone.
     Some(unsafe { &mut *client })
 }
 
@@ -238,12 +260,20 @@ struct Answer {
 }
 
 #[inline(always)]
-fn answer_goes_on(ctx: &SkMsgContext, pair: &mut Pair, client: &mut SocketState, now: u64) -> bool {
+fn answer_goes_on(
+    ctx: &SkMsgContext,
+    me: &mut SocketState,
+    pair: &mut Pair,
+    client: &mut SocketState,
+    now: u64,
+) -> bool {
     let part = first(ctx, pair.answer_left);
     if !redirect(ctx, &pair.client) {
         return false;
     }
     client.unread = client.unread.saturating_add(part);
+    client.carried = client.carried.wrapping_add(u64::from(part));
+    me.redirected = me.redirected.wrapping_add(u64::from(part));
     pair.answer_left -= part;
     if pair.answer_left == 0 {
         pair.moved_ns = now;

@@ -579,6 +579,35 @@ fn carried(all: &Samples, family: &str, part: &str) -> f64 {
 }
 
 #[test]
+fn both_flows_of_carried_requests_tell_all_their_bytes() -> Result<()> {
+    needs_kernel!();
+    const REQUESTS: usize = 40;
+    let scene = Scene::web(&ALWAYS)?;
+    let mut client = Conversation::start(&scene.client, WEB)?;
+    for _ in 0..REQUESTS {
+        assert_eq!(client.get("/")?.status, 200);
+    }
+    client.close()?;
+    let carried = spliced(&scene)?;
+    assert!(carried > 30, "{carried} of {REQUESTS} were carried");
+    let hops = ["downstream", "upstream"];
+    let samples = scene.agent.metrics_until("both flows have ended", |all| {
+        hops.iter().all(|hop| all.sum("weir_tcp_closed_total", &[("hop", hop)]) > 0.5)
+    })?;
+    let bytes = |name, hop| samples.sum(name, &[("hop", hop)]);
+    let asked = (REQUESTS * get("/").len()) as f64;
+    let answered = bytes("weir_tcp_received_bytes_total", "downstream");
+    for hop in hops {
+        let (sent, received) =
+            (bytes("weir_tcp_sent_bytes_total", hop), bytes("weir_tcp_received_bytes_total", hop));
+        // TCP counts a FIN as a byte.
+        assert!((sent - asked).abs() < 1.5, "{hop}: {sent} of {asked} sent");
+        assert!(received > asked && (received - answered).abs() < 1.5, "{hop}: {received} of {answered}");
+    }
+    Ok(())
+}
+
+#[test]
 fn every_carried_request_is_counted_once_and_stays_counted_when_its_connection_is_gone() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web(&ALWAYS)?;
@@ -664,6 +693,8 @@ fn a_carried_requests_line_says_what_a_relayed_ones_does() -> Result<()> {
         assert_eq!(same(line), same(relayed), "{line}");
         let (whole, head) = (line["duration"].as_f64(), line["response_duration"].as_f64());
         assert!(whole > Some(0.0) && head > Some(0.0) && head <= whole, "{line}");
+        let asked = line["request_duration"].as_f64();
+        assert!(asked >= Some(0.0) && asked <= whole, "{line}");
     }
     Ok(())
 }

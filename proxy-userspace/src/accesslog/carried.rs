@@ -187,8 +187,8 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         bytes_received: body.into(),
         bytes_sent: pair.answer_bytes.saturating_sub(pair.answer_head).into(),
         duration,
-        // Where there is a body, the kernel half does not note when its last byte passed.
-        request_duration: (body == 0).then_some(Duration::ZERO),
+        // An endpoint may answer before it has the whole request.
+        request_duration: (pair.asked_ns != 0).then(|| since_start(pair.asked_ns)),
         response_duration: Some(first_byte),
         time_to_first_byte: Some(first_byte),
         upstream_duration: Some(duration),
