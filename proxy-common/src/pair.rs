@@ -21,6 +21,9 @@ pub const TURNED: u64 = 1 << 4;
 /// The client's program has the pair for itself until its request is handed to the endpoint: it may
 /// find the endpoint gone, and then the request must be the agent's once, not twice.
 pub const BEGINNING: u64 = 1 << 5;
+/// The last message of the answer is being handed to the client and the exchange counted: until that is
+/// done nobody else may end it, or it would be counted twice.
+pub const ANSWER_ENDS: u64 = 1 << 6;
 
 /// An exchange is under way in the kernel half.
 const BUSY: u64 = REQUEST_OPEN | ANSWER_DUE | ANSWER_OPEN | BEGINNING;
@@ -179,6 +182,17 @@ pub const fn turned(word: u64) -> Option<u64> {
     Some((word & !(KERNEL | ANSWER_DUE)) | TURNED)
 }
 
+/// The answer's last message is about to go to the client. `None` where the agent has cut the exchange
+/// short.
+#[inline(always)]
+#[must_use]
+pub const fn ending(word: u64) -> Option<u64> {
+    if word & (KERNEL | ANSWER_OPEN) != KERNEL | ANSWER_OPEN {
+        return None;
+    }
+    Some(word | ANSWER_ENDS)
+}
+
 /// The client's socket left the map before the first message of the answer: that one and the rest go to
 /// the agent. `None` where no answer has begun.
 #[inline(always)]
@@ -187,7 +201,7 @@ pub const fn turned_back(word: u64) -> Option<u64> {
     if word & (KERNEL | ANSWER_OPEN) != KERNEL | ANSWER_OPEN {
         return None;
     }
-    Some((word & !(KERNEL | ANSWER_OPEN)) | TURNED)
+    Some((word & !(KERNEL | ANSWER_OPEN | ANSWER_ENDS)) | TURNED)
 }
 
 /// The agent takes over an answer that was turned: what is left is its own.
@@ -219,6 +233,17 @@ pub const fn given_up(word: u64) -> Option<u64> {
         return None;
     }
     Some(word & !(KERNEL | BUSY))
+}
+
+/// The agent cuts short what it cannot take over, and gives up the entry. `None` while the kernel half is
+/// at the end of the answer, for the time of a program's run.
+#[inline(always)]
+#[must_use]
+pub const fn cut(word: u64) -> Option<u64> {
+    if word & ANSWER_ENDS != 0 {
+        return None;
+    }
+    Some(freed(word))
 }
 
 /// Whether both words are of the same exchange.
@@ -307,6 +332,18 @@ mod tests {
         assert!(is_busy(open) && given_up(open).is_none() && turned(open).is_none());
         let idle = open & !ANSWER_OPEN;
         assert!(!is_busy(idle) && taken(idle).is_some() && begun(idle, SEEN).is_some());
+    }
+
+    #[test]
+    fn an_exchange_that_is_ending_is_counted_once() {
+        let ending = ending(open(false)).unwrap_or_default();
+        assert!(cut(ending).is_none() && cut(open(false)).is_some() && is_busy(ending));
+        assert_eq!(super::ending(cut(open(false)).unwrap_or_default()), None);
+        assert!(super::ending(due(false)).is_none() && super::ending(armed_pair()).is_none());
+        let turned = turned_back(ending).and_then(resumed).unwrap_or_default();
+        assert!(cut(turned).is_some() && armed(turned, SEEN).is_some());
+        let idle = ending & !(ANSWER_OPEN | ANSWER_ENDS);
+        assert!(begun(idle, SEEN).is_some());
     }
 
     #[test]

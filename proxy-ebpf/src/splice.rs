@@ -19,7 +19,7 @@ use proxy_common::{
     abi::{Settings, SocketState, counter},
     flow::FlowKey,
     head::Framing,
-    pair::{self, ANSWER_DUE, ANSWER_OPEN, GROUP_SPLICED, HEAD_MAX, KERNEL, Pair, REQUEST_OPEN},
+    pair::{self, ANSWER_DUE, ANSWER_ENDS, ANSWER_OPEN, GROUP_SPLICED, HEAD_MAX, KERNEL, Pair, REQUEST_OPEN},
     policy::{Verdict, method},
 };
 
@@ -50,7 +50,7 @@ pub fn carry(
         return request_begins(ctx, me, peer, pair, word, settings);
     }
     if word & ANSWER_OPEN != 0 {
-        return client_of(pair).is_some_and(|client| answer_goes_on(ctx, me, pair, client, now()));
+        return later_part(ctx, me, pair, word);
     }
     word & (KERNEL | ANSWER_DUE) == KERNEL | ANSWER_DUE && answer_begins(ctx, me, pair, word, settings)
 }
@@ -208,7 +208,9 @@ fn answer_begins(
         turn(pair, word, pair::turned);
         return false;
     }
-    if !change(pair, word, pair::answered) {
+    let ends = ctx.size() == head.length + head.body;
+    let begun = |word| if ends { pair::answered(word).and_then(pair::ending) } else { pair::answered(word) };
+    if !change(pair, word, begun) {
         return false;
     }
     pair.answered_ns = now();
@@ -224,6 +226,20 @@ fn answer_begins(
         return false;
     }
     true
+}
+
+/// A message of an answer that has begun.
+#[inline(always)]
+fn later_part(ctx: &SkMsgContext, me: &mut SocketState, pair: &mut Pair, word: u64) -> bool {
+    let Some(client) = client_of(pair) else { return false };
+    if ctx.size() >= pair.answer_left && !change(pair, word, pair::ending) {
+        return false;
+    }
+    let carried = answer_goes_on(ctx, me, pair, client, now());
+    if !carried {
+        atomic::keep(&mut pair.word, !ANSWER_ENDS);
+    }
+    carried
 }
 
 /// The state of the client's socket, if that is there.
@@ -279,7 +295,7 @@ fn answer_goes_on(
         pair.moved_ns = now;
         pair.exchanges += 1;
         tally::count(pair, now);
-        atomic::keep(&mut pair.word, !ANSWER_OPEN);
+        atomic::keep(&mut pair.word, !(ANSWER_OPEN | ANSWER_ENDS));
     }
     true
 }

@@ -1,7 +1,7 @@
 //! The agent: reads what comes to it, relays it, arms the pair and takes it back.
 
 use crate::world::{ENDPOINTS, Kind, NOBODY, Net, Part, Reply, World};
-use proxy_common::pair::{self, REQUEST_OPEN, TURNED};
+use proxy_common::pair::{self, ANSWER_OPEN, REQUEST_OPEN, TURNED};
 use shuttle::{sync::atomic::Ordering::SeqCst, thread};
 
 pub(crate) fn agent(world: &World) {
@@ -106,8 +106,9 @@ impl Agent<'_> {
             self.drop_upstream();
             return true;
         }
-        if pair::is_half_done(word()) {
-            return self.cut();
+        let word = word();
+        if pair::is_half_done(word) {
+            return !self.cut_short(word);
         }
         // The timer that looks again.
         thread::yield_now();
@@ -120,7 +121,8 @@ impl Agent<'_> {
             return true;
         }
         if !self.transition(|now| pair::given_up(now).filter(|_| pair::is_same_exchange(now, word))) {
-            return true;
+            let open = word & ANSWER_OPEN != 0 && self.world.word.load(SeqCst) == word;
+            return !open || !self.cut_short(word);
         }
         let id = self.resume();
         assert_eq!(Some(id), self.world.scenario.late, "an exchange that is not late was given up");
@@ -221,6 +223,21 @@ impl Agent<'_> {
         let seen = self.read;
         self.armed = self.upstream.is_some() && self.transition(|word| pair::armed(word, seen));
         true
+    }
+
+    /// Ends the exchange of this word, which the kernel half carries; false where it has come to its end
+    /// meanwhile.
+    fn cut_short(&self, of: u64) -> bool {
+        let is_under_way = |word| pair::is_busy(word) && pair::is_same_exchange(of, word);
+        while !self.transition(|word| pair::cut(word).filter(|_| is_under_way(word))) {
+            if !is_under_way(self.world.word.load(SeqCst)) {
+                return false;
+            }
+            thread::yield_now();
+        }
+        let id = self.world.started.load(SeqCst);
+        self.world.change(|net| net.reported.push(id));
+        !self.cut()
     }
 
     fn cut(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What the actors share: the pair, the sockets' queues, and the kernel half's programs.
 
 use proxy_common::pair::{
-    self, ANSWER_DUE, ANSWER_OPEN, BEGINNING, KERNEL, REQUEST_OPEN, is_busy, is_same_exchange,
+    self, ANSWER_DUE, ANSWER_ENDS, ANSWER_OPEN, BEGINNING, KERNEL, REQUEST_OPEN, is_busy, is_same_exchange,
 };
 use shuttle::sync::{
     Condvar, Mutex, MutexGuard,
@@ -79,6 +79,9 @@ pub(crate) struct Net {
     pub(crate) cut: bool,
     pub(crate) rings: bool,
     pub(crate) executed: Vec<u32>,
+    /// Exchanges that the kernel half counted, and those that the agent reported as cut short.
+    pub(crate) counted: Vec<u32>,
+    pub(crate) reported: Vec<u32>,
     pub(crate) answered: Vec<Reply>,
 }
 
@@ -197,21 +200,31 @@ impl World {
             if word & (KERNEL | ANSWER_DUE) != KERNEL | ANSWER_DUE {
                 return false;
             }
-            let transition = if reply.large { pair::turned } else { pair::answered };
-            if !self.within_exchange(word, transition) || reply.large {
+            let answered = |word| match reply.left {
+                0 => pair::answered(word).and_then(pair::ending),
+                _ => pair::answered(word),
+            };
+            if !self
+                .within_exchange(word, |word| if reply.large { pair::turned(word) } else { answered(word) })
+                || reply.large
+            {
                 return false;
             }
             self.answer_left.write(reply.left + 1);
+        } else if reply.left == 0 && !self.within_exchange(word, pair::ending) {
+            return false;
         }
         let left = self.answer_left.read() - 1;
         self.answer_left.write(left);
         if left == 0 {
-            self.word.fetch_and(!ANSWER_OPEN, SeqCst);
+            let id = self.started.load(SeqCst);
+            self.change(|net| net.counted.push(id));
+            self.word.fetch_and(!(ANSWER_OPEN | ANSWER_ENDS), SeqCst);
         }
         true
     }
 
-    fn within_exchange(&self, of: u64, transition: fn(u64) -> Option<u64>) -> bool {
+    fn within_exchange(&self, of: u64, transition: impl Fn(u64) -> Option<u64>) -> bool {
         let mut word = of;
         while is_same_exchange(of, word) {
             let Some(to) = transition(word) else { return false };
@@ -227,12 +240,12 @@ impl World {
         endpoint < ENDPOINTS && self.change(|net| !net.gone[endpoint] && !net.left[endpoint])
     }
 
-    /// The exchange that the kernel half carries and whose answer has not begun, and its word.
+    /// The exchange that the kernel half carries, and its word.
     pub(crate) fn carried(&self) -> Option<(u64, u32)> {
         let word = self.word.load(SeqCst);
-        let due = word & (KERNEL | BEGINNING | ANSWER_DUE) == KERNEL | ANSWER_DUE;
+        let carries = word & (KERNEL | BEGINNING) == KERNEL && word & (ANSWER_DUE | ANSWER_OPEN) != 0;
         let started = self.started.load(SeqCst);
-        due.then_some((word, started))
+        carries.then_some((word, started))
     }
 
     /// Whether everything ended as it should.
@@ -243,7 +256,11 @@ impl World {
                 let executed = net.executed.iter().filter(|one| **one == id).count();
                 assert!(executed <= 1, "request {id} was executed {executed} times");
             }
-            let may_be_cut = *dies || late.is_some_and(|id| requests[id as usize - 1] == Kind::Body);
+            for id in &net.counted {
+                let told = net.counted.iter().chain(&net.reported).filter(|one| *one == id).count();
+                assert!(told == 1, "request {id} was counted {told} times");
+            }
+            let may_be_cut = *dies || late.is_some();
             assert!(may_be_cut || !net.cut, "the client was cut off");
             if net.cut {
                 return;

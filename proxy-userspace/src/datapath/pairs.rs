@@ -209,9 +209,20 @@ impl Slot {
         self.change(pair::resumed)
     }
 
-    /// Takes the pair whatever is under way on it. Its sockets must not be used again.
-    pub(crate) fn seize(&self) {
-        self.change(|word| Some(pair::freed(word)));
+    /// Cuts short the exchange that `of` is a word of; the pair's sockets must not be used again. False
+    /// where it has come to its end meanwhile.
+    pub(crate) fn cut(&self, of: u64) -> bool {
+        let is_under_way = |word| pair::is_busy(word) && pair::is_same_exchange(of, word);
+        loop {
+            if self.change(|word| pair::cut(word).filter(|_| is_under_way(word))) {
+                return true;
+            }
+            if !is_under_way(self.word()) {
+                return false;
+            }
+            // For the rest of a program's run: one that was preempted may need this very processor.
+            std::thread::yield_now();
+        }
     }
 
     /// The status of the answer under way, or of the last one.

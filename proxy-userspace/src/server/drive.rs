@@ -77,7 +77,7 @@ where
                     return Poll::Ready(End::Abandoned);
                 }
                 departure.set(client_departs(downstream));
-                downstream.splice.cut(Reason::DownstreamReset);
+                downstream.splice.abandon();
                 continue;
             }
             match downstream.deadline.poll(cx, timer.as_mut()) {

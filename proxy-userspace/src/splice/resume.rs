@@ -2,7 +2,10 @@
 //! be done with it beside.
 
 use super::{Splice, alarm::Carried};
-use crate::{datapath::now_ns, flow::Reason};
+use crate::{
+    datapath::{Slot, now_ns},
+    flow::Reason,
+};
 use bytes::BytesMut;
 use proxy_common::pair;
 use std::{sync::atomic::Ordering::Relaxed, task::Poll, time::Duration};
@@ -41,8 +44,10 @@ impl Splice {
             // Nothing was due: the endpoint has closed its idle connection, as it may.
             self.part();
             *self.upstream.lock() = None;
-        } else if self.slot.lock().as_ref().is_some_and(|slot| pair::is_half_done(slot.word())) {
-            self.cut(Reason::UpstreamReset);
+        } else if let Some(word) = self.word().filter(|word| pair::is_half_done(*word)) {
+            if !self.cut(word, Reason::UpstreamReset) {
+                return self.disturbed();
+            }
         } else {
             // A request is just being handed over, or back: `waits` is set.
             return Poll::Pending;
@@ -58,11 +63,8 @@ impl Splice {
             return Poll::Pending;
         }
         if !self.slot.lock().as_ref().is_some_and(|slot| slot.give_up(word)) {
-            if matches!(carried, Carried::Answered(_)) && self.carried().0 == word {
-                self.cut(reason);
-                return Poll::Ready(());
-            }
-            return Poll::Pending;
+            let answered = matches!(carried, Carried::Answered(_)) && self.carried().0 == word;
+            return if answered && self.cut(word, reason) { Poll::Ready(()) } else { Poll::Pending };
         }
         let body_open = word & pair::REQUEST_OPEN != 0;
         self.part();
@@ -71,17 +73,28 @@ impl Splice {
         Poll::Ready(())
     }
 
-    /// Ends an exchange that hyper does not know of, and the connection with it.
-    pub(crate) fn cut(&self, reason: Reason) {
-        let status = self.slot.lock().as_ref().map(|slot| {
-            slot.seize();
-            slot.status()
-        });
+    /// The client has gone: whatever is under way is cut short.
+    pub(crate) fn abandon(&self) {
+        if let Some(word) = self.word() {
+            // Or it is complete by now, and counted.
+            let _cut = self.cut(word, Reason::DownstreamReset);
+        }
+    }
+
+    fn word(&self) -> Option<u64> {
+        self.slot.lock().as_ref().map(Slot::word)
+    }
+
+    /// Ends the exchange of this word, which hyper does not know of, and the connection with it. False where
+    /// the kernel half has just brought it to its end, and counted it.
+    fn cut(&self, word: u64, reason: Reason) -> bool {
+        let status = self.slot.lock().as_ref().filter(|slot| slot.cut(word)).map(Slot::status);
+        let Some(status) = status else { return false };
         self.part();
         *self.upstream.lock() = None;
-        let status = status.and_then(|status| u16::try_from(status).ok()).unwrap_or_default();
         self.is_cut.store(true, Relaxed);
-        self.resume(Task::Cut(reason, status));
+        self.resume(Task::Cut(reason, u16::try_from(status).unwrap_or_default()));
+        true
     }
 
     /// What hyper writes is not for the client, whose connection ends with a reset.
