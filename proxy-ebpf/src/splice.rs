@@ -141,12 +141,7 @@ fn keep(ctx: &SkMsgContext, pair: &mut Pair, length: u32) -> bool {
 /// Nothing that the client or the agent still has to read came by TCP, or it would be overtaken; and the
 /// client has read what was redirected to it, or it pipelines.
 #[inline(always)]
-fn in_order(
-    ctx: &SkMsgContext,
-    me: &mut SocketState,
-    peer: &SocketState,
-    settings: &Settings,
-) -> bool {
+fn in_order(ctx: &SkMsgContext, me: &mut SocketState, peer: &SocketState, settings: &Settings) -> bool {
     if me.plain != 0 || peer.plain != 0 {
         return false;
     }
