@@ -174,6 +174,12 @@ pub fn drained(msg: *mut sk_msg_md, settings: &Settings) -> bool {
     queue_is_empty(sk, settings).unwrap_or(false)
 }
 
+/// As [`drained`], for a socket that was looked up.
+#[inline(always)]
+pub fn drained_sock<T>(sk: *mut T, settings: &Settings) -> bool {
+    queue_is_empty(sk, settings).unwrap_or(false)
+}
+
 /// Whether the sender of a message uses its socket without `O_NONBLOCK`. Unreadable counts as not.
 #[inline(always)]
 pub fn blocks(msg: *mut sk_msg_md, settings: &Settings) -> bool {

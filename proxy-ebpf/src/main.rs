@@ -9,6 +9,7 @@ mod atomic;
 mod connect;
 mod control;
 mod ctx;
+mod drained;
 mod events;
 mod maps;
 mod redirect;

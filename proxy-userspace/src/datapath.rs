@@ -2,6 +2,7 @@
 
 mod btf;
 mod cgroups;
+mod drained;
 mod events;
 mod load;
 mod pairs;

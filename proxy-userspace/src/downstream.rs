@@ -30,6 +30,11 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// When to look whether a client has read its answer, at first and at most.
+const READ_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// How long the last FIN waits for that.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
 /// Where a connection is in its requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -279,6 +284,25 @@ impl Downstream {
         }
     }
 
+    /// Ends an orderly connection, when the client has read what was redirected to it: FIN may cost it the
+    /// rest (`proxy-ebpf/src/drained.rs`). What it still sends is read and thrown away: it would be answered
+    /// with a reset, which overtakes the answer. One that has closed is done with at once.
+    pub(crate) async fn take_leave(&self) {
+        let (begun, mut pause) = (Instant::now(), READ_POLL.0);
+        while self.is_mapped() && !self.relay.datapath.has_drained(&self.client_key) {
+            if begun.elapsed() > READ_WITHIN || self.relay.drain.is_aborting() {
+                tracing::debug!(client = %self.client.0, "a client does not read its answer");
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(READ_POLL.1);
+        }
+        if let Err(error) = self.wire.shut_write() {
+            tracing::debug!(%error, client = %self.client.0, "FIN");
+        }
+        self.wire.discard().await;
+    }
+
     /// The lane of an exchange with an endpoint.
     pub(crate) fn lane(&self, upstream_mapped: bool) -> LaneLabel {
         if upstream_mapped || self.is_mapped() { LaneLabel::Relay } else { LaneLabel::Plain }
@@ -363,7 +387,8 @@ impl Write for DownstreamIo {
             wire::reset_on_close(self.shared.wire.stream());
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(self.shared.wire.shut_write())
+        // On a client that is mapped the FIN waits: see `Downstream::take_leave`.
+        Poll::Ready(if self.shared.is_mapped() { Ok(()) } else { self.shared.wire.shut_write() })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,7 +18,7 @@ use crate::{
     upstream::{Birthplace, SendError, Source, Upstream, acquire},
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use std::{convert::Infallible, sync::Arc};
@@ -50,14 +50,8 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let refused = matches!(&end, End::Done(Err(error)) if error.is_parse());
     drop(http);
     conclude(&downstream, end).await;
-    let answered = answered && !downstream.splice.is_cut();
-    if refused && let Err(error) = downstream.wire.shut_write() {
-        tracing::debug!(%error, client = %downstream.client.0, "FIN after hyper's own answer");
-    }
-    // What the client still sends would be answered with a reset, which overtakes the answer and takes what
-    // was redirected to the client with it. One that has closed is done with at once.
-    if refused || answered {
-        downstream.wire.discard().await;
+    if refused || (answered && !downstream.splice.is_cut()) {
+        downstream.take_leave().await;
     }
 }
 
@@ -92,6 +86,7 @@ async fn report_half_request(downstream: &Downstream, status: u16, failure: Fail
         let text = answer::text(failure.reason, cluster.as_deref(), downstream);
         draft.bytes_sent = text.len() as u64;
         let answer = answer::raw(StatusCode::REQUEST_TIMEOUT, &text);
+        downstream.leave_map();
         if let Err(error) = downstream.wire.write_last(&answer).await {
             tracing::debug!(%error, client = %downstream.client.0, "answer to half a request");
         }
@@ -113,9 +108,11 @@ async fn exchange(
     let resumed = downstream.splice.resumed();
     let first_byte = resumed.map_or(first_byte, |resumed| downstream.began_at(resumed.began));
     let draft = Box::new(Draft::of_request(&request, first_byte));
+    let last = is_last(&request);
     let mut open = OpenRequest::new(draft, downstream);
-    let answered = relay(&Arc::clone(open.downstream()), open.draft(), request).await;
-    Ok(match answered {
+    let downstream = Arc::clone(open.downstream());
+    let answered = relay(&downstream, open.draft(), request).await;
+    let response = match answered {
         Ok((head, incoming, upstream)) => {
             Response::from_parts(head, AnswerBody::endpoint(incoming, upstream, open))
         }
@@ -123,7 +120,22 @@ async fn exchange(
             Some(Task::Cut(_, status)) => answer::unseen(open, failure, status),
             _ => answer::local(open, failure),
         },
-    })
+    };
+    if last || says_close(response.headers()) {
+        // The FIN comes behind the answer, by TCP both: nobody has to wait until the client has read it.
+        downstream.leave_map();
+    }
+    Ok(response)
+}
+
+/// Whether the client wants no other answer on this connection.
+fn is_last(request: &Request<Incoming>) -> bool {
+    request.version() < Version::HTTP_11 || says_close(request.headers())
+}
+
+fn says_close(fields: &HeaderMap) -> bool {
+    let values = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
 type Answer = (http::response::Parts, Incoming, Box<Upstream>);

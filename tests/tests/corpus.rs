@@ -3,13 +3,13 @@
 //! whether the kernel half carries them, the agent relays them or acceleration is off.
 //!
 //! Each stream is cut at [`SOME`] positions, which its number chooses: 30 000 runs and half a minute in
-//! each mode, on two busy cores. `WEIR_CORPUS=whole` cuts at every one: some 750 000 runs, a quarter of
-//! an hour in each mode, with `cargo test` rather than under nextest's time limit.
+//! each mode, on two busy cores. `WEIR_CORPUS=0..5000` cuts all of them at every one: 635 000 runs, a quarter
+//! of an hour in each mode, with `cargo test` rather than under nextest's time limit; fewer streams take less.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 use weir_tests::{
     http,
     manifest::{HttpPolicy, Pod, Service},
@@ -47,7 +47,24 @@ fn policy() -> HttpPolicy {
         .allow(&[("method", "GET|HEAD"), ("path", "/ro/.*")])
 }
 
-fn play(arguments: &[&str], cuts: u64) -> Result<Outcome> {
+/// Which streams, and at how many positions each is cut; 0: at all.
+#[derive(Clone)]
+struct Extent {
+    streams: Range<u64>,
+    cuts: u64,
+}
+
+impl Extent {
+    fn wanted() -> Result<Self> {
+        let Ok(text) = std::env::var("WEIR_CORPUS") else {
+            return Ok(Self { streams: 0..STREAMS, cuts: SOME });
+        };
+        let (first, end) = text.split_once("..").context("WEIR_CORPUS is a range like 0..5000")?;
+        Ok(Self { streams: first.parse()?..end.parse()?, cuts: 0 })
+    }
+}
+
+fn play(arguments: &[&str], extent: &Extent) -> Result<Outcome> {
     let stage = Stage::new(1)?;
     let web = Service::new("web", WEB.port()).cluster_ip(WEB.ip()).endpoints([stage.servers[0].at(PORT)]);
     let all: Vec<_> = ["--splice-control=0%"].into_iter().chain(arguments.iter().copied()).collect();
@@ -57,8 +74,10 @@ fn play(arguments: &[&str], cuts: u64) -> Result<Outcome> {
     let manifests =
         web.yaml() + &Pod::new(server.name(), "web").address(server.v4()).yaml() + &policy().yaml();
     scene.agent.reconfigure_text(&manifests)?;
-    let (to, streams, cuts) = (WEB.to_string(), STREAMS.to_string(), cuts.to_string());
-    let verb = ["corpus", "--to", &to, "--streams", &streams, "--cuts", &cuts];
+    let Extent { streams, cuts } = extent.clone();
+    let [first, streams, cuts] = [streams.start, streams.end - streams.start, cuts].map(|n| n.to_string());
+    let to = WEB.to_string();
+    let verb = ["corpus", "--to", &to, "--first", &first, "--streams", &streams, "--cuts", &cuts];
     let told = peer::start(&scene.client, verb)?.outcome(Duration::from_secs(3000))?.json()?;
     eprintln!("{arguments:?}: {} runs in {} ms", told["runs"], told["elapsed_ms"]);
     let streams = told["streams"].as_object().context("no streams")?;
@@ -132,11 +151,11 @@ fn shown(found: &[String]) -> String {
 #[test]
 fn i2_the_corpus_has_one_outcome_in_the_kernel_in_relay_and_without_acceleration() -> Result<()> {
     needs_kernel!();
-    let cuts = if std::env::var("WEIR_CORPUS").is_ok_and(|text| text == "whole") { 0 } else { SOME };
-    let off = play(&["--acceleration=off"], cuts)?;
+    let extent = Extent::wanted()?;
+    let off = play(&["--acceleration=off"], &extent)?;
     assert_eq!(cut_differently(&off), Vec::<String>::new(), "off {}", shown(&cut_differently(&off)));
     for lane in [vec!["--acceleration=on", "--splice-pairs=0"], vec!["--acceleration=on"]] {
-        let outcome = play(&lane, cuts)?;
+        let outcome = play(&lane, &extent)?;
         let found = [cut_differently(&outcome), differences(&off, &outcome)].concat();
         assert!(found.is_empty(), "{lane:?} {}", shown(&found));
         assert_eq!(outcome.tally, off.tally, "{lane:?}");

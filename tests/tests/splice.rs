@@ -579,6 +579,28 @@ fn carried(all: &Samples, family: &str, part: &str) -> f64 {
 }
 
 #[test]
+fn i2_a_client_that_half_closes_and_reads_late_gets_its_answer() -> Result<()> {
+    needs_kernel!();
+    for is_armed in [false, true] {
+        let scene = Scene::web(&ALWAYS)?;
+        let mut client = Conversation::start(&scene.client, WEB)?;
+        if is_armed {
+            client.arm(&scene)?;
+        }
+        let count = |all: &Samples| all.sum(&format!("{SERVER}_count"), &[]);
+        let before = count(&scene.agent.metrics()?);
+        client.send(&get("/bytes/100"))?;
+        client.half_close()?;
+        scene.agent.metrics_until("it is answered", |all| count(all) > before + 0.5)?;
+        wait::throughout(Duration::from_millis(300), "the client does not read", || Ok(true))?;
+        let answer = client.answer().with_context(|| format!("armed: {is_armed}"))?;
+        assert_eq!((answer.status, answer.length), (200, 100));
+        assert_eq!(client.end()?, "eof");
+    }
+    Ok(())
+}
+
+#[test]
 fn both_flows_of_carried_requests_tell_all_their_bytes() -> Result<()> {
     needs_kernel!();
     const REQUESTS: usize = 40;

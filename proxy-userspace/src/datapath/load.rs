@@ -18,7 +18,7 @@ use crate::{
 use anyhow::{Context, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SkMsg, SockOps, TracePoint},
+    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SchedClassifier, SkMsg, SockOps, TracePoint},
 };
 use parking_lot::Mutex;
 use proxy_common::{
@@ -239,6 +239,9 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
     program::<CgroupSock>(&mut ebpf, "weir_release")?.load().with_context(|| load_failed("weir_release"))?;
     program::<SockOps>(&mut ebpf, "weir_sockops")?.load().with_context(|| load_failed("weir_sockops"))?;
     program::<SkMsg>(&mut ebpf, "weir_msg")?.load().with_context(|| load_failed("weir_msg"))?;
+    program::<SchedClassifier>(&mut ebpf, "weir_drained")?
+        .load()
+        .with_context(|| load_failed("weir_drained"))?;
     for (name, _) in TRACEPOINTS {
         program::<TracePoint>(&mut ebpf, name)?.load().with_context(|| load_failed(name))?;
     }
