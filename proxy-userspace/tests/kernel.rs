@@ -47,6 +47,7 @@ fn every_program_loads_within_its_verifier_budget() {
     for (name, budget) in BUDGET {
         let program = kernel.programs.iter().find(|program| program.name == name).unwrap();
         let verified = program.verified_instructions.unwrap();
+        eprintln!("{name}: {verified} of {budget}");
         assert!(verified > 0 && verified <= budget, "{name}: {verified} of {budget}");
     }
     assert_eq!(kernel.programs.len(), BUDGET.len(), "a program has no budget");

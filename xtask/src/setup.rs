@@ -77,6 +77,7 @@ enum Remedy {
 const PACKAGES: &[(Group, &str, &str, &str)] = &[
     (Group::Network, "iproute2", "ip", "makes network namespaces, bridges and veth pairs"),
     (Group::Network, "iptables", "iptables", "the tests and the benchmark compare with it"),
+    (Group::Network, "bpftool", "bpftool", "the tests ask it which programs are left"),
     (Group::Peers, "curl", "curl", "client in the tests"),
     (Group::Peers, "nginx-light", "nginx", "server and proxy in the tests"),
     (Group::Peers, "haproxy", "haproxy", "proxy that splices, in the tests"),
