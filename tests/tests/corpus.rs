@@ -69,6 +69,8 @@ fn play(arguments: &[&str], extent: &Extent) -> Result<Outcome> {
     let web = Service::new("web", WEB.port()).cluster_ip(WEB.ip()).endpoints([stage.servers[0].at(PORT)]);
     let all: Vec<_> = ["--splice-control=0%"].into_iter().chain(arguments.iter().copied()).collect();
     let scene = stage.play(std::slice::from_ref(&web), &all)?;
+    // Half of the runs end their connection, and its port is not free again for a minute.
+    scene.client.netns().sysctls(&[("net/ipv4/ip_local_port_range", "1024 65535")])?;
     let _recorder = Server::recorder(scene.server()?, PORT)?;
     let server = scene.server()?;
     let manifests =
