@@ -14,7 +14,10 @@ use crate::{
     metrics::Metrics,
     relay::Relay,
     snapshot::{BuildOptions, Timeouts},
-    source::directory::{Watch, Watching},
+    source::{
+        directory::{Watch, Watching},
+        publisher::Publisher,
+    },
     status::{Board, Degraded},
 };
 use anyhow::Context as _;
@@ -77,17 +80,17 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     addrs.iter().for_each(|addr| board.listening(*addr));
 
-    let mut watch = Watch::open(&config.config, build_options(config, &addrs), Arc::clone(board))?;
+    let publisher = Publisher::new(build_options(config, &addrs), Arc::clone(board));
+    let (snapshot, mut generations) = (publisher.snapshot(), publisher.generations());
+    let mut watch = Watch::open(&config.config, publisher)?;
     let datapath = load(config, board, addrs, &observer)?;
-    let snapshot = watch.snapshot();
     let applied = Applied { datapath: datapath.clone(), board: Arc::clone(board) };
     datapath.supersede(&snapshot.load());
     datapath.apply(&snapshot.load()).context("write the configuration into the kernel's tables")?;
-    watch.announce_to({
+    watch.publisher().announce_to({
         let datapath = datapath.clone();
         move |snapshot| datapath.supersede(snapshot)
     });
-    let mut generations = watch.generations();
     generations.mark_unchanged();
     let watching = watch.spawn().context("watch the configuration directory")?;
     tokio::spawn(reload_on(hangup, watching));

@@ -6,6 +6,7 @@ pub mod directory;
 pub mod finding;
 mod manifest;
 mod node;
+pub mod publisher;
 
 use cilium::CiliumNetworkPolicy;
 use finding::{Finding, Severity};

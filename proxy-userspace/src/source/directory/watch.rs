@@ -2,15 +2,7 @@
 //! works, and a slow poll for what inotify does not see (targets of symlinks, remounts).
 
 use super::{ReadError, Reading, Scan, read_with_scan, scan};
-use crate::{
-    snapshot::{self, BuildOptions, Snapshot},
-    source::{
-        finding::{Finding, Severity},
-        manifest::file_error,
-    },
-    status::Board,
-};
-use arc_swap::ArcSwap;
+use crate::source::{manifest::file_error, publisher::Publisher};
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -26,7 +18,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// A change is read once the directory has been quiet for so long,
 const QUIET: Duration = Duration::from_millis(100);
@@ -36,26 +27,13 @@ const AT_MOST: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_secs(2);
 /// The longest wait before a failed reading is tried again without a change.
 const MAX_RETRY: Duration = Duration::from_secs(60);
-/// Findings of one reading that are logged.
-const MAX_LOGGED: usize = 50;
-/// Errors of one reading that the status names.
-const MAX_SUMMED: usize = 5;
-
-/// What must know of a snapshot before it is in force.
-type Herald = Box<dyn Fn(&Snapshot) + Send>;
 
 /// A directory that was read once and can be watched.
 pub struct Watch {
     dir: PathBuf,
-    options: BuildOptions,
-    board: Arc<Board>,
-    current: Arc<ArcSwap<Snapshot>>,
-    published: watch::Sender<u64>,
-    herald: Option<Herald>,
+    publisher: Publisher,
     /// What the latest reading read.
     seen: Option<Scan>,
-    /// What was logged last: the same is not logged again.
-    said: String,
     retry: Option<Retry>,
 }
 
@@ -67,41 +45,19 @@ struct Retry {
 }
 
 impl Watch {
-    /// Reads `dir`. An error where the directory or a file cannot be read; what else is wrong is
-    /// logged.
-    pub fn open(dir: &Path, options: BuildOptions, board: Arc<Board>) -> Result<Self, ReadError> {
+    /// Reads `dir` and publishes what it holds. An error where the directory or a file cannot be read;
+    /// what else is wrong is logged.
+    pub fn open(dir: &Path, publisher: Publisher) -> Result<Self, ReadError> {
         let (reading, seen) = read_with_scan(dir);
         let (objects, findings) = reading?;
-        let mut watch = Self {
-            dir: dir.to_owned(),
-            options,
-            board,
-            current: Arc::default(),
-            published: watch::Sender::new(0),
-            herald: None,
-            seen,
-            said: String::new(),
-            retry: None,
-        };
+        let mut watch = Self { dir: dir.to_owned(), publisher, seen, retry: None };
         watch.publish(Ok((objects, findings)));
         Ok(watch)
     }
 
-    /// The snapshot in force; the same cell for ever.
-    #[must_use]
-    pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
-        Arc::clone(&self.current)
-    }
-
-    /// Calls `herald` with every later snapshot before it is in force.
-    pub fn announce_to(&mut self, herald: impl Fn(&Snapshot) + Send + 'static) {
-        self.herald = Some(Box::new(herald));
-    }
-
-    /// Generations, as they come into force.
-    #[must_use]
-    pub fn generations(&self) -> watch::Receiver<u64> {
-        self.published.subscribe()
+    /// Where its snapshots come into force.
+    pub fn publisher(&mut self) -> &mut Publisher {
+        &mut self.publisher
     }
 
     /// Watches until the answer is dropped. A state that cannot be read keeps the last good
@@ -152,34 +108,13 @@ impl Watch {
     }
 
     fn publish(&mut self, reading: Reading) {
-        let (objects, mut findings) = match reading {
-            Ok(read) => read,
-            Err(error) => return self.keep(error),
-        };
-        self.retry = None;
-        let old = self.current.load_full();
-        let (mut snapshot, more) = snapshot::build(&objects, &self.options, old.generation);
-        findings.extend(more);
-        findings.sort();
-        self.log(&findings);
-        let error = summary(&findings);
-        if old.generation > 0 && snapshot == *old {
-            return self.board.config_applied(old, error);
+        match reading {
+            Ok((objects, findings)) => {
+                self.retry = None;
+                self.publisher.publish(&objects, findings);
+            }
+            Err(error) => self.keep(error),
         }
-        snapshot.generation += 1;
-        if let Some(herald) = &self.herald {
-            herald(&snapshot);
-        }
-        tracing::info!(
-            generation = snapshot.generation,
-            clusters = snapshot.clusters.len(),
-            frontends = snapshot.by_frontend.len(),
-            "configuration in force"
-        );
-        let snapshot = Arc::new(snapshot);
-        self.current.store(Arc::clone(&snapshot));
-        self.board.config_applied(Arc::clone(&snapshot), error);
-        self.published.send_replace(snapshot.generation);
     }
 
     /// The last good snapshot stays.
@@ -192,46 +127,8 @@ impl Watch {
                 vec![file_error(&dir.to_string_lossy(), 0, &format!("cannot be read: {why}"), "")]
             }
         };
-        if self.log(&findings) {
-            let generation = self.current.load().generation;
-            tracing::error!(generation, "the configuration cannot be read; the last good one stays");
-        }
-        self.board.config_rejected(summary(&findings).unwrap_or_default());
+        self.publisher.reject(&findings);
     }
-
-    /// False if the same was logged last time.
-    fn log(&mut self, findings: &[Finding]) -> bool {
-        let logged = findings.get(..MAX_LOGGED).unwrap_or(findings);
-        if !self.is_news(&logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")) {
-            return false;
-        }
-        for finding in logged {
-            match finding.severity {
-                Severity::Error => tracing::error!("{finding}"),
-                Severity::Warning => tracing::warn!("{finding}"),
-                Severity::Info => tracing::debug!("{finding}"),
-            }
-        }
-        if findings.len() > logged.len() {
-            tracing::warn!("{} more findings; see weir check", findings.len() - logged.len());
-        }
-        true
-    }
-
-    fn is_news(&mut self, text: &str) -> bool {
-        let news = self.said != text;
-        text.clone_into(&mut self.said);
-        news
-    }
-}
-
-/// The first errors, for the status; `None` if there is none.
-fn summary(findings: &[Finding]) -> Option<String> {
-    let errors = || findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let first: Vec<_> = errors().take(MAX_SUMMED).map(ToString::to_string).collect();
-    let more = errors().count() - first.len();
-    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
-    (!first.is_empty()).then(|| first.join("; ") + &tail)
 }
 
 /// A watch at work; ends when dropped.
@@ -341,7 +238,12 @@ fn is_change(kind: EventKind) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::metrics::Format;
+    use crate::{
+        metrics::Format,
+        snapshot::{BuildOptions, Snapshot},
+        status::Board,
+    };
+    use arc_swap::ArcSwap;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
 
@@ -367,8 +269,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
         let board = board();
-        let watch = Watch::open(dir.path(), BuildOptions::default(), Arc::clone(&board)).unwrap();
-        let current = watch.snapshot();
+        let publisher = Publisher::new(BuildOptions::default(), Arc::clone(&board));
+        let current = publisher.snapshot();
+        let watch = Watch::open(dir.path(), publisher).unwrap();
         Fixture { dir, current, board, watching: watch.spawn().unwrap() }
     }
 
@@ -549,8 +452,9 @@ mod tests {
     #[test]
     fn consumers_are_woken_by_each_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let watch = Watch::open(dir.path(), BuildOptions::default(), board()).unwrap();
-        let mut generations = watch.generations();
+        let publisher = Publisher::new(BuildOptions::default(), board());
+        let mut generations = publisher.generations();
+        let watch = Watch::open(dir.path(), publisher).unwrap();
         assert_eq!(*generations.borrow_and_update(), 1);
         let _watching = watch.spawn().unwrap();
         fs::write(dir.path().join("a.yaml"), service("a", 1)).unwrap();

@@ -1,0 +1,134 @@
+//! Objects to the snapshot in force, whichever source they come from.
+
+use super::{
+    Objects,
+    finding::{Finding, Severity},
+};
+use crate::{
+    snapshot::{self, BuildOptions, Snapshot},
+    status::Board,
+};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Findings of one state that are logged.
+const MAX_LOGGED: usize = 50;
+/// Errors of one state that the status names.
+const MAX_SUMMED: usize = 5;
+
+/// What must know of a snapshot before it is in force.
+type Herald = Box<dyn Fn(&Snapshot) + Send>;
+
+/// Builds snapshots, puts them in force and tells who waits for them.
+pub struct Publisher {
+    options: BuildOptions,
+    board: Arc<Board>,
+    current: Arc<ArcSwap<Snapshot>>,
+    published: watch::Sender<u64>,
+    herald: Option<Herald>,
+    /// What was logged last: the same is not logged again.
+    said: String,
+}
+
+impl Publisher {
+    /// Nothing is in force yet: generation 0.
+    #[must_use]
+    pub fn new(options: BuildOptions, board: Arc<Board>) -> Self {
+        Self {
+            options,
+            board,
+            current: Arc::default(),
+            published: watch::Sender::new(0),
+            herald: None,
+            said: String::new(),
+        }
+    }
+
+    /// The snapshot in force; the same cell for ever.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.current)
+    }
+
+    /// Calls `herald` with every later snapshot before it is in force.
+    pub fn announce_to(&mut self, herald: impl Fn(&Snapshot) + Send + 'static) {
+        self.herald = Some(Box::new(herald));
+    }
+
+    /// Generations, as they come into force.
+    #[must_use]
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// Puts a state in force; `findings` are those of its reading.
+    pub(super) fn publish(&mut self, objects: &Objects, mut findings: Vec<Finding>) {
+        let old = self.current.load_full();
+        let (mut snapshot, more) = snapshot::build(objects, &self.options, old.generation);
+        findings.extend(more);
+        findings.sort();
+        self.log(&findings);
+        let error = summary(&findings);
+        if old.generation > 0 && snapshot == *old {
+            return self.board.config_applied(old, error);
+        }
+        snapshot.generation += 1;
+        if let Some(herald) = &self.herald {
+            herald(&snapshot);
+        }
+        tracing::info!(
+            generation = snapshot.generation,
+            clusters = snapshot.clusters.len(),
+            frontends = snapshot.by_frontend.len(),
+            "configuration in force"
+        );
+        let snapshot = Arc::new(snapshot);
+        self.current.store(Arc::clone(&snapshot));
+        self.board.config_applied(Arc::clone(&snapshot), error);
+        self.published.send_replace(snapshot.generation);
+    }
+
+    /// The last good snapshot stays, because of these findings.
+    pub(super) fn reject(&mut self, findings: &[Finding]) {
+        if self.log(findings) {
+            let generation = self.current.load().generation;
+            tracing::error!(generation, "the configuration cannot be read; the last good one stays");
+        }
+        self.board.config_rejected(summary(findings).unwrap_or_default());
+    }
+
+    /// False if the same was logged last time.
+    fn log(&mut self, findings: &[Finding]) -> bool {
+        let logged = findings.get(..MAX_LOGGED).unwrap_or(findings);
+        if !self.is_news(&logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")) {
+            return false;
+        }
+        for finding in logged {
+            match finding.severity {
+                Severity::Error => tracing::error!("{finding}"),
+                Severity::Warning => tracing::warn!("{finding}"),
+                Severity::Info => tracing::debug!("{finding}"),
+            }
+        }
+        if findings.len() > logged.len() {
+            tracing::warn!("{} more findings; see weir check", findings.len() - logged.len());
+        }
+        true
+    }
+
+    fn is_news(&mut self, text: &str) -> bool {
+        let news = self.said != text;
+        text.clone_into(&mut self.said);
+        news
+    }
+}
+
+/// The first errors, for the status; `None` if there is none.
+fn summary(findings: &[Finding]) -> Option<String> {
+    let errors = || findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let first: Vec<_> = errors().take(MAX_SUMMED).map(ToString::to_string).collect();
+    let more = errors().count() - first.len();
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    (!first.is_empty()).then(|| first.join("; ") + &tail)
+}
