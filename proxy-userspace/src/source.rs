@@ -4,17 +4,20 @@
 pub mod cilium;
 pub mod directory;
 pub mod finding;
+pub mod gateway;
 mod manifest;
 mod node;
 pub mod publisher;
 
 use cilium::CiliumNetworkPolicy;
 use finding::{Finding, Severity};
+use gateway::{Gateway, GatewayClass, HttpRoute, ReferenceGrant};
 use k8s_openapi::{
     Metadata, Resource,
     api::{
         core::v1::{Pod, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -31,6 +34,18 @@ pub struct Objects {
     pub pods: Vec<Sourced<Pod>>,
     /// HTTP policies.
     pub policies: Vec<Sourced<CiliumNetworkPolicy>>,
+    /// Ingresses.
+    pub ingresses: Vec<Sourced<Ingress>>,
+    /// Who serves Ingresses of which class.
+    pub ingress_classes: Vec<Sourced<IngressClass>>,
+    /// Who serves Gateways of which class.
+    pub gateway_classes: Vec<Sourced<GatewayClass>>,
+    /// Gateways.
+    pub gateways: Vec<Sourced<Gateway>>,
+    /// HTTPRoutes.
+    pub http_routes: Vec<Sourced<HttpRoute>>,
+    /// What may be referred to from other namespaces.
+    pub reference_grants: Vec<Sourced<ReferenceGrant>>,
 }
 
 /// An object, and where a finding about it points.

@@ -4,6 +4,7 @@ use super::{
     Lines, Objects, Sourced,
     cilium::{self, CiliumNetworkPolicy},
     finding::{Finding, Severity, quoted},
+    gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
     node::{Node, Unknown, Value, line_of},
 };
 use k8s_openapi::{
@@ -11,6 +12,7 @@ use k8s_openapi::{
     api::{
         core::v1::{Pod, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -119,6 +121,25 @@ impl Manifest<'_> {
                 let api_version = CiliumNetworkPolicy::API_VERSION;
                 self.add_items(node, Some(TypeMeta { api_version, kind: CiliumNetworkPolicy::KIND }));
             }
+            (list @ ("IngressList" | "IngressClassList"), "networking.k8s.io")
+            | (
+                list @ ("GatewayList" | "GatewayClassList" | "HTTPRouteList" | "ReferenceGrantList"),
+                gateway::GROUP,
+            ) => {
+                let kind = list.strip_suffix("List").unwrap_or(list);
+                self.add_items(node, Some(TypeMeta { api_version: meta.api_version, kind }));
+            }
+            ("Ingress", "networking.k8s.io") => {
+                let read = self.read::<Ingress>(node, meta).map(|read| deep(read, node));
+                self.objects.ingresses.extend(read);
+            }
+            ("IngressClass", "networking.k8s.io") => {
+                let read = self.read::<IngressClass>(node, meta);
+                self.objects.ingress_classes.extend(read);
+            }
+            ("GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant", gateway::GROUP) => {
+                self.add_of_gateway_api(node, meta);
+            }
             ("Service", group) if !is_foreign(group) => {
                 let read = self.read::<Service>(node, meta);
                 self.objects.services.extend(read);
@@ -142,6 +163,33 @@ impl Manifest<'_> {
             _ => {
                 let text = format!("{} is not used by Weir", quoted(meta.api_version));
                 self.report(Severity::Info, node, meta.kind, text, "");
+            }
+        }
+    }
+
+    /// Two versions of the same, where the object says nothing that only one of them has.
+    fn add_of_gateway_api(&mut self, node: &Node, meta: TypeMeta<'_>) {
+        let alike = ["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+        let as_if = |ours| TypeMeta {
+            api_version: if alike.contains(&meta.api_version) { ours } else { meta.api_version },
+            kind: meta.kind,
+        };
+        match meta.kind {
+            "GatewayClass" => {
+                let read = self.read::<GatewayClass>(node, as_if(GatewayClass::API_VERSION));
+                self.objects.gateway_classes.extend(read);
+            }
+            "Gateway" => {
+                let read = self.read::<Gateway>(node, as_if(Gateway::API_VERSION));
+                self.objects.gateways.extend(read.map(|read| deep(read, node)));
+            }
+            "HTTPRoute" => {
+                let read = self.read::<HttpRoute>(node, as_if(HttpRoute::API_VERSION));
+                self.objects.http_routes.extend(read.map(|read| deep(read, node)));
+            }
+            _ => {
+                let read = self.read::<ReferenceGrant>(node, as_if(ReferenceGrant::API_VERSION));
+                self.objects.reference_grants.extend(read.map(|read| deep(read, node)));
             }
         }
     }
@@ -274,6 +322,12 @@ fn is_name(name: &str) -> bool {
         && edge(name.chars().next())
         && edge(name.chars().next_back())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+}
+
+/// With the lines of everything below `spec`.
+fn deep<T>(mut sourced: Sourced<T>, node: &Node) -> Sourced<T> {
+    cilium::deep_lines(node.get("spec").unwrap_or(node), "", &mut sourced.lines.fields);
+    sourced
 }
 
 fn lines(node: &Node) -> Lines {
@@ -454,5 +508,39 @@ mod tests {
     #[test]
     fn a_file_of_comments_is_valid() {
         assert!(names(&parsed("# nothing yet\n---\n").0).is_empty());
+    }
+
+    #[test]
+    fn kinds_of_the_gateway_api_are_read_in_both_versions_with_their_defaults() {
+        let (objects, findings) = parsed(
+            "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n\
+             \x20 parentRefs:\n  - name: g\n  rules:\n  - backendRefs:\n    - name: web\n      port: 80\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrantList\nitems:\n\
+             - {metadata: {name: a}, spec: {from: [], to: []}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: x}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: Gateway\nmetadata: {name: old}\n",
+        );
+        let route = &objects.http_routes[0];
+        assert_eq!(route.lines.field("rules[0].backendRefs[0].port"), 10);
+        let spec = &route.object.spec;
+        assert_eq!((spec.parent_refs[0].kind.as_str(), spec.rules[0].backend_refs[0].weight), ("Gateway", 1));
+        assert_eq!(spec.rules[0].matches[0].path.kind, "PathPrefix");
+        assert_eq!((objects.reference_grants.len(), objects.gateways.len()), (1, 0));
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert!(findings[0].starts_with("info f.yaml:17 GRPCRoute default/x:"), "{findings:?}");
+        assert!(findings[1].contains("(write apiVersion: gateway.networking.k8s.io/v1)"), "{findings:?}");
+    }
+
+    #[test]
+    fn an_unknown_field_of_a_route_has_its_line() {
+        let (objects, findings) = parsed(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n\
+             \x20 rules:\n  - backendRefs:\n    - name: web\n      prot: 80\n",
+        );
+        assert_eq!(objects.http_routes.len(), 1);
+        assert!(
+            findings[0].starts_with("warning f.yaml:8 HTTPRoute default/r: field \"prot\""),
+            "{findings:?}"
+        );
     }
 }

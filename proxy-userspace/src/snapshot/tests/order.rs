@@ -72,7 +72,7 @@ proptest! {
         pods in Just(QUARREL.pods.clone()).prop_shuffle(),
         policies in Just(QUARREL.policies.clone()).prop_shuffle(),
     ) {
-        prop_assert_eq!(&build(&Objects { services, slices, pods, policies }, &quarrel_options(), 1), &*SETTLED);
+        prop_assert_eq!(&build(&Objects { services, slices, pods, policies, ..Objects::default() }, &quarrel_options(), 1), &*SETTLED);
     }
 }
 
