@@ -141,6 +141,11 @@ impl Datapath {
         Self { kernel: None }
     }
 
+    /// The cgroup that all pods are below.
+    pub(crate) fn pod_parent(&self) -> Option<PathBuf> {
+        self.kernel.as_ref().map(|kernel| kernel.pod_parent.clone())
+    }
+
     /// What the client of an accepted connection asked for; `None` when the kernel half did not
     /// steer it. `peer` and `local` are the accepted socket's addresses. One map lookup.
     pub fn steered(&self, peer: SocketAddr, local: SocketAddr) -> Result<Option<Steered>, DatapathError> {

@@ -4,12 +4,13 @@ use crate::{
     datapath::Steered,
     deadline::Deadline,
     flow::{LaneLabel, Reason},
+    identity::PodIdentity,
     muffle::Muffle,
     netns::Lease,
     orig_dst::{DownstreamAddr, OrigDstAddr},
     record::{Draft, Failure},
     relay::Relay,
-    snapshot::Timeouts,
+    snapshot::{Snapshot, Timeouts},
     splice::Splice,
     wire::{self, Wire},
 };
@@ -121,6 +122,21 @@ impl Downstream {
             ended: Mutex::default(),
             any_ended: AtomicBool::new(false),
         }
+    }
+
+    /// The client's pod, by the snapshot in force.
+    pub(crate) fn pod(&self) -> Option<Arc<PodIdentity>> {
+        let cgroup_id = self.identity.as_ref().map_or(0, |steered| steered.cgroup_id);
+        self.relay.identity.pod_of(cgroup_id, self.client.0.ip())
+    }
+
+    /// The client's workload as metrics and logs say it.
+    pub(crate) fn workload(&self, snapshot: &Snapshot) -> Arc<str> {
+        if let Some(pod) = self.pod() {
+            return Arc::clone(&pod.key);
+        }
+        let by_address = snapshot.workload_by_ip.get(&self.client.0.ip());
+        Arc::clone(by_address.unwrap_or(&self.relay.unknown_workload))
     }
 
     pub(crate) fn phase(&self) -> Phase {

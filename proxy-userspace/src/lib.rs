@@ -13,6 +13,7 @@ mod deadline;
 mod detect;
 mod downstream;
 mod fields;
+pub mod identity;
 pub mod listener;
 mod liveness;
 mod lock;

@@ -262,6 +262,7 @@ impl Metrics {
         let mut names: HashSet<&str> = HashSet::from(["unknown", OTHER]);
         names.extend(snapshot.clusters.iter().map(|cluster| &*cluster.name));
         names.extend(snapshot.workload_by_ip.values().map(|name| &**name));
+        names.extend(snapshot.pods.iter().map(|pod| &*pod.key));
         names.extend(endpoints.filter_map(|endpoint| endpoint.workload.as_deref()));
         self.collect();
         self.requests.prune(|name| names.contains(name));

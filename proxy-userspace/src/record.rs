@@ -227,10 +227,7 @@ impl Draft {
             attempts: self.attempts,
             downstream: downstream.client.0,
             orig_dst: downstream.orig_dst.0,
-            source_workload: snapshot
-                .workload_by_ip
-                .get(&downstream.client.0.ip())
-                .map_or_else(unknown, Arc::clone),
+            source_workload: downstream.workload(snapshot),
             destination_workload: destination.unwrap_or_else(unknown),
             cgroup_id: downstream.identity.as_ref().map_or(0, |steered| steered.cgroup_id),
             request_id: self.request_id.as_ref().map_or_else(new_request_id, text),

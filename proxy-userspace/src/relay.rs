@@ -4,6 +4,7 @@ use crate::{
     config::{Acceleration, Config, Steering},
     datapath::Datapath,
     flow::Observer,
+    identity::Identity,
     listener::KeepAlive,
     netns::Namespaces,
     orig_dst::OrigDstSource,
@@ -31,6 +32,8 @@ pub struct Relay {
     pub(crate) pool: Pool,
     pub(crate) connector: Connector,
     pub(crate) namespaces: Namespaces,
+    /// Which pod a client is.
+    pub(crate) identity: Identity,
     pub(crate) unknown_workload: Arc<str>,
     pub(crate) drain: Drain,
     /// Connections that have a pair.
@@ -87,6 +90,7 @@ impl Relay {
         };
         Ok(Arc::new(Self {
             namespaces: Namespaces::start()?,
+            identity: Identity::new(Arc::clone(&snapshot), datapath.pod_parent()),
             orig_dst: config.steering.into(),
             snapshot,
             datapath,

@@ -3,6 +3,7 @@
 mod annotations;
 mod builder;
 mod lint;
+mod pods;
 mod policies;
 mod policy;
 mod selector;
@@ -11,7 +12,10 @@ mod slice;
 
 pub use builder::build;
 
-use crate::policy::{EndpointPolicy, Register};
+use crate::{
+    identity::PodIndex,
+    policy::{EndpointPolicy, Register},
+};
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -33,6 +37,8 @@ pub struct Snapshot {
     pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
     /// Pod addresses to `namespace/pod` (targetRef), the workload label in metrics and logs.
     pub workload_by_ip: HashMap<IpAddr, Arc<str>>,
+    /// The pods that live, by name, UID and address.
+    pub pods: PodIndex,
     /// Names of the rules in force, by the ids that the kernel half knows.
     pub rule_names: HashMap<u32, Arc<str>>,
 }

@@ -259,7 +259,7 @@ impl Splice {
         downstream.relay.observer.access_log.arms(downstream, endpoint.policy.as_ref());
         let generation = kernel_generation(snapshot.generation);
         let unknown = &downstream.relay.unknown_workload;
-        let source = snapshot.workload_by_ip.get(&downstream.client.0.ip()).unwrap_or(unknown);
+        let source = &downstream.workload(&snapshot);
         let destination = endpoint.workload.as_ref().unwrap_or(unknown);
         let metrics = &downstream.relay.observer.metrics;
         let series = metrics.series(&route.cluster.name, source, destination);

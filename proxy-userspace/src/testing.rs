@@ -59,8 +59,7 @@ pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot 
         by_frontend: HashMap::from([(frontend, Arc::clone(&cluster))]),
         by_endpoint,
         clusters: vec![cluster],
-        workload_by_ip: HashMap::new(),
-        rule_names: HashMap::new(),
+        ..Snapshot::default()
     }
 }
 

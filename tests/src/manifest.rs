@@ -163,7 +163,8 @@ impl Service {
     }
 }
 
-/// A Pod `demo/NAME` with its address: what policies select.
+/// A Pod `demo/NAME` with its address: what policies select. Its UID is its name: the harness names the
+/// pod's cgroup after it.
 #[derive(Debug, Clone)]
 pub struct Pod {
     name: String,
@@ -200,7 +201,7 @@ impl Pod {
         let ips: Vec<_> = self.addresses.iter().map(|ip| format!("{{ip: {:?}}}", ip.to_string())).collect();
         let primary = self.addresses.first().map(|ip| format!("  podIP: {:?}\n", ip.to_string()));
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: demo, labels: {{{labels}}}}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: demo, uid: {name}, labels: {{{labels}}}}}\n\
              spec: {{containers: [{{name: main}}]}}\nstatus:\n  phase: Running\n{primary}  podIPs: [{ips}]\n---\n",
             name = self.name,
             labels = labels.join(", "),

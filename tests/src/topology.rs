@@ -120,7 +120,8 @@ impl Topology {
 
     fn attach(&self, to: &Pod, name: &str, network: u8, host: u8, parent: &Cgroup) -> Result<Pod> {
         ensure!(host > 1, "10.244.{network}.{host} is taken");
-        let cgroup = Arc::new(parent.child(name)?);
+        // As kubelet names it: `pod` and the UID, which is the name in the harness's manifests.
+        let cgroup = Arc::new(parent.child(&format!("pod{name}"))?);
         let netns = Arc::new(Netns::new(&format!("{}-{name}", self.run.name()))?);
         let (v4, v6) = (v4(network, host), v6(network, host));
         to.netns.links(&format!(

@@ -1,7 +1,7 @@
 //! Objects to a [`Snapshot`]: a pure function, whatever the objects' order.
 
 use super::{
-    BuildOptions, Cluster, Endpoint, Lane, Snapshot, lint,
+    BuildOptions, Cluster, Endpoint, Lane, Snapshot, lint, pods,
     policies::Policies,
     service::{self, Service, ServicePort},
     slice::{self, Slice},
@@ -53,6 +53,7 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
     let mut snapshot = index(clusters.into_iter().map(Arc::new).collect(), options);
     snapshot.generation = generation;
     snapshot.rule_names = policies.rule_names();
+    snapshot.pods = pods::index(&distinct(&objects.pods, &mut Vec::new()));
     snapshot.workload_by_ip = workloads(slices.values().flatten());
     findings.sort();
     (snapshot, findings)

@@ -185,7 +185,7 @@ fn union(policies: &[&PodPolicy<'_>], port: u16, register: &Register) -> Option<
 }
 
 /// `status.podIPs`, or `status.podIP`.
-fn addresses(source: &Sourced<Pod>, findings: &mut Vec<Finding>) -> Vec<IpAddr> {
+pub(super) fn addresses(source: &Sourced<Pod>, findings: &mut Vec<Finding>) -> Vec<IpAddr> {
     let Some(status) = &source.object.status else { return Vec::new() };
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
     let mut addresses = Vec::new();

@@ -1,0 +1,72 @@
+//! The pods of one reading, as [`crate::identity`] finds them.
+
+use super::policies::addresses;
+use crate::{
+    identity::{PodIdentity, PodIndex},
+    source::Sourced,
+};
+use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+
+/// Live pods. Of two that claim an address it is the newer one's, unless that one is being deleted: an
+/// address that is used again belongs to whom it was given last.
+pub(super) fn index(pods: &[&Sourced<Pod>]) -> PodIndex {
+    let mut live: Vec<_> = pods.iter().filter(|source| !has_ended(&source.object)).collect();
+    // They come by age, those of unknown age last; the sort keeps that order.
+    live.sort_by_key(|source| source.object.metadata.deletion_timestamp.is_none());
+    PodIndex::new(live.into_iter().map(|source| identity(source)))
+}
+
+/// Its processes are gone, and its address may be somebody else's.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn identity(source: &Sourced<Pod>) -> PodIdentity {
+    let (pod, spec) = (&source.object, source.object.spec.as_ref());
+    PodIdentity {
+        key: format!("{}/{}", source.namespace, source.name).into(),
+        uid: pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Arc::from),
+        // What is wrong with an address is told where policies read it.
+        addresses: addresses(source, &mut Vec::new()),
+        node: spec.and_then(|spec| spec.node_name.as_deref()).map(Arc::from),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use crate::{snapshot, source};
+
+    fn holder(pods: &str) -> Option<String> {
+        let (objects, _) = source::objects_and_findings(pods);
+        let (snapshot, _) = snapshot::build(&objects, &snapshot::BuildOptions::default(), 0);
+        snapshot.pods.by_ip("10.1.0.1".parse().unwrap()).map(|pod| pod.key.to_string())
+    }
+
+    fn pod(name: &str, metadata: &str, phase: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: demo, {metadata}}}\n\
+             spec: {{containers: [{{name: main}}]}}\nstatus: {{phase: {phase}, podIP: 10.1.0.1}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn c12_an_address_used_again_is_the_newer_pods_that_lives() {
+        let old = pod("old", r#"creationTimestamp: "2026-01-01T00:00:00Z""#, "Running");
+        let new = pod("new", r#"creationTimestamp: "2026-01-02T00:00:00Z""#, "Running");
+        let going = pod(
+            "going",
+            r#"creationTimestamp: "2026-01-03T00:00:00Z", deletionTimestamp: "2026-01-04T00:00:00Z""#,
+            "Running",
+        );
+        let ended = pod("ended", r#"creationTimestamp: "2026-01-05T00:00:00Z""#, "Failed");
+        assert_eq!(holder(&(old.clone() + &new)).as_deref(), Some("demo/new"));
+        assert_eq!(holder(&(new.clone() + &old)).as_deref(), Some("demo/new"));
+        assert_eq!(holder(&(going.clone() + &ended + &old)).as_deref(), Some("demo/old"));
+        assert_eq!(holder(&going).as_deref(), Some("demo/going"));
+        assert_eq!(holder(&ended), None);
+    }
+}
