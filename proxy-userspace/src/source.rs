@@ -9,15 +9,15 @@ mod manifest;
 mod node;
 pub mod publisher;
 
-use cilium::CiliumNetworkPolicy;
+use cilium::{CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy};
 use finding::{Finding, Severity};
 use gateway::{Gateway, GatewayClass, HttpRoute, ReferenceGrant};
 use k8s_openapi::{
     Metadata, Resource,
     api::{
-        core::v1::{Pod, Service},
+        core::v1::{Namespace, Pod, Service},
         discovery::v1::EndpointSlice,
-        networking::v1::{Ingress, IngressClass},
+        networking::v1::{Ingress, IngressClass, NetworkPolicy},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -32,8 +32,14 @@ pub struct Objects {
     pub slices: Vec<Sourced<EndpointSlice>>,
     /// Pods: what policies select.
     pub pods: Vec<Sourced<Pod>>,
-    /// HTTP policies.
+    /// Namespaces: policies select them by their labels.
+    pub namespaces: Vec<Sourced<Namespace>>,
+    /// Policies of Kubernetes itself.
+    pub network_policies: Vec<Sourced<NetworkPolicy>>,
+    /// Cilium's, of one namespace.
     pub policies: Vec<Sourced<CiliumNetworkPolicy>>,
+    /// Cilium's, of all namespaces.
+    pub clusterwide_policies: Vec<Sourced<CiliumClusterwideNetworkPolicy>>,
     /// Ingresses.
     pub ingresses: Vec<Sourced<Ingress>>,
     /// Who serves Ingresses of which class.
@@ -48,12 +54,15 @@ pub struct Objects {
     pub reference_grants: Vec<Sourced<ReferenceGrant>>,
 }
 
+/// Kinds that are in no namespace.
+const CLUSTERWIDE: [&str; 2] = [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND];
+
 /// An object, and where a finding about it points.
 #[derive(Clone, Debug)]
 pub struct Sourced<T> {
     /// The object.
     pub object: T,
-    /// Its namespace; `default` where the manifest names none.
+    /// Its namespace; `default` where the manifest names none, empty where the kind has none.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -103,14 +112,19 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
     pub fn new(object: T, file: Arc<str>, lines: Lines) -> Option<Self> {
         let metadata = object.metadata();
         let name = metadata.name.clone().filter(|name| !name.is_empty())?;
-        let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
-        Some(Self { namespace: namespace.unwrap_or_else(|| "default".to_owned()), name, object, file, lines })
+        let namespace = if CLUSTERWIDE.contains(&T::KIND) {
+            String::new()
+        } else {
+            let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+            namespace.unwrap_or_else(|| "default".to_owned())
+        };
+        Some(Self { namespace, name, object, file, lines })
     }
 
-    /// `Kind namespace/name`, as findings name it.
+    /// `Kind namespace/name`, or `Kind name`, as findings name it.
     #[must_use]
     pub fn label(&self) -> String {
-        format!("{} {}/{}", T::KIND, self.namespace, self.name)
+        label(T::KIND, &self.namespace, &self.name)
     }
 
     /// A finding about this object.
@@ -131,6 +145,11 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
             fix: fix.into(),
         }
     }
+}
+
+/// As [`Sourced::label`].
+fn label(kind: &str, namespace: &str, name: &str) -> String {
+    if CLUSTERWIDE.contains(&kind) { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
 }
 
 /// The objects of a manifest, for tests; it must be free of findings.

@@ -12,7 +12,7 @@ use crate::{
         finding::{Finding, Severity},
     },
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{Metadata, Resource, api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
@@ -41,6 +41,12 @@ struct Selected {
 impl<'a> Policies<'a> {
     /// Reads policies and pods.
     pub(super) fn read(objects: &'a Objects, register: &'a Register, findings: &mut Vec<Finding>) -> Self {
+        for source in &objects.network_policies {
+            findings.push(not_enforced(source));
+        }
+        for source in &objects.clusterwide_policies {
+            findings.push(not_enforced(source));
+        }
         let policies: Vec<_> = distinct(&objects.policies, findings)
             .into_iter()
             .filter_map(|source| policy::read(source, register, findings))
@@ -171,6 +177,11 @@ impl<'a> Policies<'a> {
             findings.push(policy.source.finding(Severity::Warning, line, text, fix));
         }
     }
+}
+
+fn not_enforced<T: Resource + Metadata<Ty = ObjectMeta>>(source: &Sourced<T>) -> Finding {
+    let text = "is not enforced: Weir knows no policies of this kind yet";
+    source.finding(Severity::Warning, source.lines.object, text, "")
 }
 
 /// All rules for a port.

@@ -110,6 +110,11 @@ fn check<'a>(
             return None;
         }
     };
+    for (field, is_there) in not_enforced(source) {
+        if is_there {
+            fault(field, "is not enforced yet".to_owned(), "remove the field, or the policy");
+        }
+    }
     let ingress = spec.ingress.as_deref().unwrap_or_default();
     if ingress.is_empty() {
         let fix = "write what is allowed: HTTP rules below toPorts";
@@ -129,6 +134,34 @@ fn check<'a>(
         }
     }
     Some(PodPolicy { source, selector, entries })
+}
+
+/// What the type has and nothing here reads.
+fn not_enforced(source: &Sourced<CiliumNetworkPolicy>) -> Vec<(&'static str, bool)> {
+    let Some(spec) = &source.object.spec else { return Vec::new() };
+    let ingress = || spec.ingress.iter().flatten();
+    let entries = || ingress().flat_map(|one| one.to_ports.iter().flatten());
+    let rules =
+        || entries().filter_map(|one| one.rules.as_ref()).flat_map(|rules| rules.http.iter().flatten());
+    let peers = |one: &crate::source::cilium::Ingress| {
+        one.from_endpoints.is_some()
+            || one.from_requires.is_some()
+            || one.from_cidr.is_some()
+            || one.from_cidr_set.is_some()
+            || one.from_entities.is_some()
+            || one.authentication.is_some()
+    };
+    vec![
+        ("specs", source.object.specs.is_some()),
+        ("nodeSelector", spec.node_selector.is_some()),
+        ("ingressDeny", spec.ingress_deny.is_some()),
+        ("egress", spec.egress.is_some()),
+        ("egressDeny", spec.egress_deny.is_some()),
+        ("enableDefaultDeny", spec.enable_default_deny.is_some()),
+        ("ingress", ingress().any(peers)),
+        ("ingress", entries().any(|one| one.ports.iter().any(|port| port.end_port.is_some()))),
+        ("ingress", rules().any(|one| one.headers.is_some() || one.header_matches.is_some())),
+    ]
 }
 
 fn port_entry(

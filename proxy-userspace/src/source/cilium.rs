@@ -1,9 +1,10 @@
-//! `CiliumNetworkPolicy`, as far as it is enforced: fields that are missing here are unknown, and an
-//! unknown field is an error. A policy must not mean less than it says.
+//! `CiliumNetworkPolicy` and `CiliumClusterwideNetworkPolicy`, as far as they are enforced: fields that
+//! are missing here are unknown, and an unknown field is an error. A policy must not mean less than it
+//! says.
 
 use super::node::{Node, Value};
 use k8s_openapi::{
-    Metadata, NamespaceResourceScope, Resource,
+    ClusterResourceScope, Metadata, NamespaceResourceScope, Resource,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use serde::Deserialize;
@@ -15,6 +16,8 @@ pub struct CiliumNetworkPolicy {
     pub metadata: ObjectMeta,
     /// The policy.
     pub spec: Option<Spec>,
+    /// More of it: each stands for itself.
+    pub specs: Option<Vec<Spec>>,
     #[serde(rename = "apiVersion")]
     _api_version: Option<String>,
     #[serde(rename = "kind")]
@@ -24,28 +27,171 @@ pub struct CiliumNetworkPolicy {
     _status: Option<serde_json::Value>,
 }
 
-/// `spec`
+/// A policy on pods of every namespace, or on nodes.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CiliumClusterwideNetworkPolicy {
+    /// Its name.
+    pub metadata: ObjectMeta,
+    /// The policy.
+    pub spec: Option<Spec>,
+    /// More of it: each stands for itself.
+    pub specs: Option<Vec<Spec>>,
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    #[serde(rename = "status")]
+    _status: Option<serde_json::Value>,
+}
+
+/// `spec`. A list that is there and empty is not the same as one that is missing.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     /// Which pods.
     pub endpoint_selector: Option<LabelSelector>,
-    /// Any of them allows.
+    /// Which nodes; instead of pods.
+    pub node_selector: Option<LabelSelector>,
+    /// Any of them allows to reach the pods.
     pub ingress: Option<Vec<Ingress>>,
+    /// Each of them forbids it, whatever allows it.
+    pub ingress_deny: Option<Vec<Ingress>>,
+    /// Any of them allows the pods to reach others.
+    pub egress: Option<Vec<Egress>>,
+    /// Each of them forbids it, whatever allows it.
+    pub egress_deny: Option<Vec<Egress>>,
+    /// Whether what no policy allows is denied, by direction.
+    pub enable_default_deny: Option<DefaultDeny>,
     /// For people.
     #[serde(rename = "description")]
     _description: Option<String>,
+    /// For people and their programs.
+    #[serde(rename = "labels")]
+    _labels: Option<Vec<PolicyLabel>>,
+    /// What Cilium writes to its own log.
+    #[serde(rename = "log")]
+    _log: Option<Log>,
 }
 
-/// `spec.ingress[]`
+/// `spec.enableDefaultDeny`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct DefaultDeny {
+    /// Of what comes to the pods.
+    pub ingress: Option<bool>,
+    /// Of where they go.
+    pub egress: Option<bool>,
+}
+
+/// `spec.labels[]`
+#[derive(Clone, Debug, Default, Deserialize)]
+struct PolicyLabel {
+    #[serde(rename = "key")]
+    _key: String,
+    #[serde(rename = "value")]
+    _value: Option<String>,
+    #[serde(rename = "source")]
+    _source: Option<String>,
+}
+
+/// `spec.log`
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Log {
+    #[serde(rename = "value")]
+    _value: Option<String>,
+}
+
+/// `spec.ingress[]` and `spec.ingressDeny[]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
+    /// From pods with these labels.
+    pub from_endpoints: Option<Vec<LabelSelector>>,
+    /// And only from those that have these labels too.
+    pub from_requires: Option<Vec<LabelSelector>>,
+    /// From addresses that are neither pods' nor nodes'.
+    #[serde(rename = "fromCIDR")]
+    pub from_cidr: Option<Vec<String>>,
+    /// The same, with exceptions.
+    #[serde(rename = "fromCIDRSet")]
+    pub from_cidr_set: Option<Vec<CidrRule>>,
+    /// From what has a name in every cluster.
+    pub from_entities: Option<Vec<String>>,
     /// What of the pods may be reached.
     pub to_ports: Option<Vec<PortRule>>,
+    /// Only the mode `disabled` is accepted.
+    pub authentication: Option<Authentication>,
 }
 
-/// `spec.ingress[].toPorts[]`
+/// `spec.egress[]` and `spec.egressDeny[]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// To pods with these labels.
+    pub to_endpoints: Option<Vec<LabelSelector>>,
+    /// And only to those that have these labels too.
+    pub to_requires: Option<Vec<LabelSelector>>,
+    /// To addresses that are neither pods' nor nodes'.
+    #[serde(rename = "toCIDR")]
+    pub to_cidr: Option<Vec<String>>,
+    /// The same, with exceptions.
+    #[serde(rename = "toCIDRSet")]
+    pub to_cidr_set: Option<Vec<CidrRule>>,
+    /// To what has a name in every cluster.
+    pub to_entities: Option<Vec<String>>,
+    /// To the endpoints of Services.
+    pub to_services: Option<Vec<ServiceRule>>,
+    /// Which of their ports.
+    pub to_ports: Option<Vec<PortRule>>,
+    /// Only the mode `disabled` is accepted.
+    pub authentication: Option<Authentication>,
+}
+
+/// `authentication`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Authentication {
+    /// `disabled`, or something that Weir does not do.
+    pub mode: String,
+}
+
+/// `fromCIDRSet[]` and `toCIDRSet[]`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct CidrRule {
+    /// An address, or a prefix.
+    pub cidr: Option<String>,
+    /// But for these.
+    pub except: Option<Vec<String>>,
+}
+
+/// `toServices[]`: one of the two.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRule {
+    /// By name.
+    pub k8s_service: Option<ServiceName>,
+    /// By the Services' own labels.
+    pub k8s_service_selector: Option<ServiceSelector>,
+}
+
+/// `toServices[].k8sService`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceName {
+    /// The Service's name.
+    pub service_name: Option<String>,
+    /// Its namespace; the policy's where it is missing.
+    pub namespace: Option<String>,
+}
+
+/// `toServices[].k8sServiceSelector`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ServiceSelector {
+    /// Of the Services' labels.
+    pub selector: LabelSelector,
+    /// Their namespace; every one where it is missing.
+    pub namespace: Option<String>,
+}
+
+/// `toPorts[]`
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct PortRule {
     /// Any of these ports.
@@ -55,24 +201,28 @@ pub struct PortRule {
     pub rules: Option<Rules>,
 }
 
-/// `spec.ingress[].toPorts[].ports[]`
+/// `toPorts[].ports[]`
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PortProtocol {
-    /// A number.
+    /// A number, or the name of a port of the pod that is reached; `0` is every port.
     pub port: String,
-    /// `TCP` or `ANY`, the default.
+    /// The last one of a range of numbers.
+    pub end_port: Option<i32>,
+    /// `TCP`, `UDP`, `SCTP` or `ANY`, the default.
     pub protocol: Option<String>,
 }
 
-/// `spec.ingress[].toPorts[].rules`
+/// `toPorts[].rules`
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Rules {
     /// Any of them allows.
     pub http: Option<Vec<HttpRule>>,
 }
 
-/// `spec.ingress[].toPorts[].rules.http[]`: regular expressions, each for the whole.
+/// `toPorts[].rules.http[]`: regular expressions, each for the whole.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HttpRule {
     /// Of the method.
     pub method: Option<String>,
@@ -80,6 +230,21 @@ pub struct HttpRule {
     pub path: Option<String>,
     /// Of the Host field.
     pub host: Option<String>,
+    /// Fields that must be there: `Name`, or `Name: value`, literally.
+    pub headers: Option<Vec<String>>,
+    /// The same, and what to do about a request that has it not.
+    pub header_matches: Option<Vec<HeaderMatch>>,
+}
+
+/// `toPorts[].rules.http[].headerMatches[]`
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct HeaderMatch {
+    /// The field's name.
+    pub name: String,
+    /// Its value, literally; any where it is missing or empty.
+    pub value: Option<String>,
+    /// `LOG`, `ADD`, `DELETE` or `REPLACE`; the rule does not match where it is missing.
+    pub mismatch: Option<String>,
 }
 
 impl Resource for CiliumNetworkPolicy {
@@ -103,47 +268,51 @@ impl Metadata for CiliumNetworkPolicy {
     }
 }
 
+impl Resource for CiliumClusterwideNetworkPolicy {
+    const API_VERSION: &'static str = "cilium.io/v2";
+    const GROUP: &'static str = "cilium.io";
+    const KIND: &'static str = "CiliumClusterwideNetworkPolicy";
+    const VERSION: &'static str = "v2";
+    const URL_PATH_SEGMENT: &'static str = "ciliumclusterwidenetworkpolicies";
+    type Scope = ClusterResourceScope;
+}
+
+impl Metadata for CiliumClusterwideNetworkPolicy {
+    type Ty = ObjectMeta;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
 /// Fields that Cilium knows and Weir does not enforce.
-const NOT_ENFORCED: [&str; 30] = [
-    "authentication",
-    "egress",
-    "egressDeny",
-    "enableDefaultDeny",
-    "endPort",
-    "fromCIDR",
-    "fromCIDRSet",
-    "fromEndpoints",
-    "fromEntities",
+const NOT_ENFORCED: [&str; 17] = [
+    "cidrGroupRef",
+    "cidrGroupSelector",
+    "dns",
     "fromGroups",
     "fromNodes",
-    "fromRequires",
-    "headerMatches",
-    "headers",
     "icmps",
-    "ingressDeny",
     "kafka",
-    "dns",
     "l7",
     "l7proto",
-    "labels",
     "listener",
-    "log",
-    "nodeSelector",
     "originatingTLS",
+    "secret",
     "serverNames",
-    "specs",
     "terminatingTLS",
-    "auditMode",
-    "cidrGroupRef",
+    "toFQDNs",
+    "toGroups",
+    "toNodes",
 ];
 
-/// What to do about a field that is not in the types above.
-pub(super) fn cure(field: &str) -> &'static str {
-    if NOT_ENFORCED.contains(&field) {
-        "Weir does not enforce this field yet: remove it, or the policy"
-    } else {
-        "check its spelling and indentation"
-    }
+/// Whether Cilium knows a field that is not in the types above.
+pub(super) fn is_known_elsewhere(field: &str) -> bool {
+    NOT_ENFORCED.contains(&field)
 }
 
 /// Lines of everything below a node, under keys like `ingress[0].toPorts[1].ports`.

@@ -2,7 +2,7 @@
 
 use super::{
     Lines, Objects, Sourced,
-    cilium::{self, CiliumNetworkPolicy},
+    cilium::{self, CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy},
     finding::{Finding, Severity, quoted},
     gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
     node::{Node, Unknown, Value, line_of},
@@ -10,9 +10,9 @@ use super::{
 use k8s_openapi::{
     Metadata, Resource,
     api::{
-        core::v1::{Pod, Service},
+        core::v1::{Namespace, Pod, Service},
         discovery::v1::EndpointSlice,
-        networking::v1::{Ingress, IngressClass},
+        networking::v1::{Ingress, IngressClass, NetworkPolicy},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -109,7 +109,7 @@ impl Manifest<'_> {
         };
         match (meta.kind, group(meta.api_version)) {
             ("List", "") => self.add_items(node, None),
-            (list @ ("ServiceList" | "PodList"), "") => {
+            (list @ ("ServiceList" | "PodList" | "NamespaceList"), "") => {
                 let kind = list.strip_suffix("List").unwrap_or(list);
                 self.add_items(node, Some(TypeMeta { api_version: "v1", kind }));
             }
@@ -117,9 +117,13 @@ impl Manifest<'_> {
                 let implied = TypeMeta { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice" };
                 self.add_items(node, Some(implied));
             }
-            ("CiliumNetworkPolicyList", "cilium.io") => {
-                let api_version = CiliumNetworkPolicy::API_VERSION;
-                self.add_items(node, Some(TypeMeta { api_version, kind: CiliumNetworkPolicy::KIND }));
+            (list @ ("CiliumNetworkPolicyList" | "CiliumClusterwideNetworkPolicyList"), "cilium.io") => {
+                let kind = list.strip_suffix("List").unwrap_or(list);
+                self.add_items(node, Some(TypeMeta { api_version: CiliumNetworkPolicy::API_VERSION, kind }));
+            }
+            ("NetworkPolicyList", "networking.k8s.io") => {
+                let (api_version, kind) = (NetworkPolicy::API_VERSION, NetworkPolicy::KIND);
+                self.add_items(node, Some(TypeMeta { api_version, kind }));
             }
             (list @ ("IngressList" | "IngressClassList"), "networking.k8s.io")
             | (
@@ -152,13 +156,21 @@ impl Manifest<'_> {
                 let read = self.read::<Pod>(node, meta);
                 self.objects.pods.extend(read);
             }
+            ("Namespace", group) if !is_foreign(group) => {
+                let read = self.read::<Namespace>(node, meta);
+                self.objects.namespaces.extend(read);
+            }
+            ("NetworkPolicy", "networking.k8s.io") => {
+                let read = self.read_policy::<NetworkPolicy>(node, meta);
+                self.objects.network_policies.extend(read);
+            }
             ("CiliumNetworkPolicy", "cilium.io") => {
-                let read = self.read_policy(node, meta);
+                let read = self.read_policy::<CiliumNetworkPolicy>(node, meta);
                 self.objects.policies.extend(read);
             }
-            ("NetworkPolicy", "networking.k8s.io") | ("CiliumClusterwideNetworkPolicy", "cilium.io") => {
-                let text = "is not enforced: Weir knows no policies of this kind yet".to_owned();
-                self.report(Severity::Warning, node, meta.kind, text, "");
+            ("CiliumClusterwideNetworkPolicy", "cilium.io") => {
+                let read = self.read_policy::<CiliumClusterwideNetworkPolicy>(node, meta);
+                self.objects.clusterwide_policies.extend(read);
             }
             _ => {
                 let text = format!("{} is not used by Weir", quoted(meta.api_version));
@@ -222,15 +234,28 @@ impl Manifest<'_> {
     }
 
     /// A policy; `None` where it has a field that is not enforced, or one more would be ignored.
-    fn read_policy(&mut self, node: &Node, meta: TypeMeta<'_>) -> Option<Sourced<CiliumNetworkPolicy>> {
-        let (mut policy, unknown) = self.read_strictly::<CiliumNetworkPolicy>(node, meta)?;
+    fn read_policy<T>(&mut self, node: &Node, meta: TypeMeta<'_>) -> Option<Sourced<T>>
+    where
+        T: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned,
+    {
+        let (mut policy, unknown) = self.read_strictly::<T>(node, meta)?;
         for field in &unknown {
-            let text = format!("field {} is unknown: the policy is left out", quoted(&field.key));
-            let (kind, fix) = (CiliumNetworkPolicy::KIND, cilium::cure(&field.key));
-            self.report_at(Severity::Error, field.line, node, kind, text, fix);
+            let known = T::GROUP == CiliumNetworkPolicy::GROUP && cilium::is_known_elsewhere(&field.key);
+            let (what, fix) = if known {
+                ("is not enforced by Weir", "remove the field, or the policy")
+            } else {
+                ("is unknown", "check its spelling and indentation")
+            };
+            let text = format!("field {} {what}: the policy is left out", quoted(&field.key));
+            self.report_at(Severity::Error, field.line, node, T::KIND, text, fix);
         }
-        let spec = node.get("spec").unwrap_or(node);
-        cilium::deep_lines(spec, "", &mut policy.lines.fields);
+        for (key, spec) in node.entries() {
+            match key.as_str() {
+                "spec" => cilium::deep_lines(spec, "", &mut policy.lines.fields),
+                "specs" => cilium::deep_lines(spec, "specs", &mut policy.lines.fields),
+                _ => {}
+            }
+        }
         unknown.is_empty().then_some(policy)
     }
 
@@ -256,7 +281,9 @@ impl Manifest<'_> {
             self.report(Severity::Error, node, T::KIND, "metadata.name is missing".into(), "name the object");
             return None;
         };
-        if let Some(bad) = [&sourced.namespace, &sourced.name].into_iter().find(|name| !is_name(name)) {
+        if let Some(bad) =
+            [&sourced.namespace, &sourced.name].into_iter().find(|name| !is_name(name) && !name.is_empty())
+        {
             let text = format!("{} is not a valid name", quoted(bad));
             self.report(Severity::Error, node, T::KIND, text, "use lower-case letters, digits, - and .");
             return None;
@@ -310,7 +337,7 @@ fn label(node: &Node, kind: &str) -> String {
     let metadata = node.get("metadata");
     let text = |key| metadata.and_then(|metadata| metadata.get(key)).and_then(Node::text);
     match text("name") {
-        Some(name) => format!("{kind} {}/{name}", text("namespace").unwrap_or("default")),
+        Some(name) => super::label(kind, text("namespace").unwrap_or("default"), name),
         None => kind.to_owned(),
     }
 }

@@ -72,7 +72,8 @@ proptest! {
         pods in Just(QUARREL.pods.clone()).prop_shuffle(),
         policies in Just(QUARREL.policies.clone()).prop_shuffle(),
     ) {
-        prop_assert_eq!(&build(&Objects { services, slices, pods, policies, ..Objects::default() }, &quarrel_options(), 1), &*SETTLED);
+        let objects = Objects { services, slices, pods, policies, ..Objects::default() };
+        prop_assert_eq!(&build(&objects, &quarrel_options(), 1), &*SETTLED);
     }
 }
 
