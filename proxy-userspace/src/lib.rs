@@ -35,6 +35,7 @@ pub mod admin;
 pub mod datapath;
 pub mod flow;
 pub mod metrics;
+pub mod sharded;
 pub mod snapshot;
 pub mod source;
 pub mod status;

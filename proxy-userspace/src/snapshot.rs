@@ -15,9 +15,10 @@ pub use builder::build;
 use crate::{
     identity::PodIndex,
     policy::{EndpointPolicy, Register},
+    sharded::Sharded,
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -31,16 +32,16 @@ pub struct Snapshot {
     /// Every Service port, by name.
     pub clusters: Vec<Arc<Cluster>>,
     /// Service addresses (ClusterIP and port, node address and node port) to their cluster.
-    pub by_frontend: HashMap<SocketAddr, Arc<Cluster>>,
+    pub by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
     /// Endpoints' own addresses to the first cluster (by name) that holds them; only those that are
     /// steered: the address has an HTTP port, or the cluster's lane is [`Lane::Steer`].
-    pub by_endpoint: HashMap<SocketAddr, Arc<Cluster>>,
+    pub by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,
     /// Pod addresses to `namespace/pod` (targetRef), the workload label in metrics and logs.
-    pub workload_by_ip: HashMap<IpAddr, Arc<str>>,
+    pub workload_by_ip: Sharded<IpAddr, Arc<str>>,
     /// The pods that live, by name, UID and address.
     pub pods: PodIndex,
     /// Names of the rules in force, by the ids that the kernel half knows.
-    pub rule_names: HashMap<u32, Arc<str>>,
+    pub rule_names: Sharded<u32, Arc<str>>,
 }
 
 /// What [`build`] needs to know beside the objects.

@@ -8,6 +8,7 @@ pub mod gateway;
 mod manifest;
 mod node;
 pub mod publisher;
+pub mod store;
 
 use cilium::{CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy};
 use finding::{Finding, Severity};
@@ -19,46 +20,80 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass, NetworkPolicy},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use std::sync::Arc;
+use store::{Key, Store};
 
-/// Everything that was read, in no particular order.
-#[derive(Clone, Debug, Default)]
-pub struct Objects {
+/// Declares the kinds: a [`Store`] of each in [`Objects`], and in [`Changes`] what became of it.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $field:ident: $ty:ty,)*) => {
+        /// Everything that was read, by kind, namespace and name. Cheap to clone; see [`Store`].
+        #[derive(Clone, Debug, Default)]
+        pub struct Objects { $($(#[$doc])* pub $field: Store<$ty>,)* }
+
+        /// Objects that are new, different or gone, by kind.
+        #[derive(Clone, PartialEq, Eq, Debug, Default)]
+        pub struct Changes { $($(#[$doc])* pub $field: Vec<Key>,)* }
+
+        impl Objects {
+            /// What became different since `old`. Takes time for what differs alone, where one was made
+            /// of a clone of the other.
+            #[must_use]
+            pub fn changes(&self, old: &Self) -> Changes {
+                Changes { $($field: self.$field.differences(&old.$field),)* }
+            }
+
+            /// Takes out what one reading of a file brought, and puts in what the next one does.
+            pub fn exchange(&mut self, old: &Self, new: &Self) {
+                $(self.$field.exchange(&old.$field, &new.$field);)*
+            }
+        }
+
+        impl Changes {
+            /// Whether nothing changed.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                $(self.$field.is_empty())&&*
+            }
+        }
+    };
+}
+
+kinds! {
     /// Services.
-    pub services: Vec<Sourced<Service>>,
+    services: Service,
     /// EndpointSlices.
-    pub slices: Vec<Sourced<EndpointSlice>>,
+    slices: EndpointSlice,
     /// Pods: what policies select.
-    pub pods: Vec<Sourced<Pod>>,
+    pods: Pod,
     /// Namespaces: policies select them by their labels.
-    pub namespaces: Vec<Sourced<Namespace>>,
+    namespaces: Namespace,
     /// Policies of Kubernetes itself.
-    pub network_policies: Vec<Sourced<NetworkPolicy>>,
+    network_policies: NetworkPolicy,
     /// Cilium's, of one namespace.
-    pub policies: Vec<Sourced<CiliumNetworkPolicy>>,
+    policies: CiliumNetworkPolicy,
     /// Cilium's, of all namespaces.
-    pub clusterwide_policies: Vec<Sourced<CiliumClusterwideNetworkPolicy>>,
+    clusterwide_policies: CiliumClusterwideNetworkPolicy,
     /// Ingresses.
-    pub ingresses: Vec<Sourced<Ingress>>,
+    ingresses: Ingress,
     /// Who serves Ingresses of which class.
-    pub ingress_classes: Vec<Sourced<IngressClass>>,
+    ingress_classes: IngressClass,
     /// Who serves Gateways of which class.
-    pub gateway_classes: Vec<Sourced<GatewayClass>>,
+    gateway_classes: GatewayClass,
     /// Gateways.
-    pub gateways: Vec<Sourced<Gateway>>,
+    gateways: Gateway,
     /// HTTPRoutes.
-    pub http_routes: Vec<Sourced<HttpRoute>>,
+    http_routes: HttpRoute,
     /// What may be referred to from other namespaces.
-    pub reference_grants: Vec<Sourced<ReferenceGrant>>,
+    reference_grants: ReferenceGrant,
 }
 
 /// Kinds that are in no namespace.
 const CLUSTERWIDE: [&str; 2] = [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND];
 
 /// An object, and where a finding about it points.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Sourced<T> {
     /// The object.
     pub object: T,
@@ -73,7 +108,7 @@ pub struct Sourced<T> {
 }
 
 /// Lines (from 1) of the fields that findings point at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Lines {
     /// The object's first line.
     pub object: u32,
@@ -150,6 +185,24 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
 /// As [`Sourced::label`].
 fn label(kind: &str, namespace: &str, name: &str) -> String {
     if CLUSTERWIDE.contains(&kind) { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+}
+
+impl<T> Sourced<T> {
+    /// What a [`Store`] has it under.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::new(&self.namespace, &self.name)
+    }
+}
+
+impl<T: Metadata<Ty = ObjectMeta>> Sourced<T> {
+    /// Orders objects by what decides between two claims: known age first, then names, then (for
+    /// two objects of one name) where they stand.
+    #[must_use]
+    pub fn seniority(&self) -> (bool, Option<&Time>, &str, &str, &str, u32) {
+        let created = self.object.metadata().creation_timestamp.as_ref();
+        (created.is_none(), created, &self.namespace, &self.name, &self.file, self.lines.object)
+    }
 }
 
 /// The objects of a manifest, for tests; it must be free of findings.

@@ -7,7 +7,7 @@ use crate::{
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts},
 };
 use clap::Parser;
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 /// A ready endpoint.
 pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
@@ -56,7 +56,7 @@ pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot 
     let by_endpoint = cluster.endpoints.iter().map(|one| (one.addr, Arc::clone(&cluster))).collect();
     Snapshot {
         generation: 1,
-        by_frontend: HashMap::from([(frontend, Arc::clone(&cluster))]),
+        by_frontend: [(frontend, Arc::clone(&cluster))].into(),
         by_endpoint,
         clusters: vec![cluster],
         ..Snapshot::default()

@@ -47,7 +47,7 @@ impl Compiler {
         let mut tables = Tables::default();
         let alive: std::collections::HashSet<&str> = snapshot.clusters.iter().map(|c| &*c.name).collect();
         self.ids.retain(|(name, _), _| alive.contains(&**name));
-        for (frontend, cluster) in &snapshot.by_frontend {
+        for (frontend, cluster) in snapshot.by_frontend.iter() {
             self.add_frontend(&mut tables, *frontend, cluster);
         }
         for endpoint in snapshot.by_endpoint.keys() {

@@ -6,15 +6,15 @@ use super::{
     service::{self, Service, ServicePort},
     slice::{self, Slice},
 };
-use crate::source::{
-    Objects, Sourced,
-    finding::{Finding, Severity},
+use crate::{
+    sharded::Sharded,
+    source::{
+        Objects, Sourced,
+        finding::{Finding, Severity},
+        store::Store,
+    },
 };
-use k8s_openapi::{
-    Metadata, Resource,
-    api::core::v1,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::{Metadata, Resource, api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
@@ -69,36 +69,22 @@ fn restrict(cluster: &mut Cluster, policies: &mut Policies<'_>) {
     }
 }
 
-/// Oldest first, without those whose namespace and name an older one has.
-pub(super) fn distinct<'a, T>(objects: &'a [Sourced<T>], findings: &mut Vec<Finding>) -> Vec<&'a Sourced<T>>
+/// Oldest first. Younger ones of the same namespace and name are errors.
+pub(super) fn distinct<'a, T>(objects: &'a Store<T>, findings: &mut Vec<Finding>) -> Vec<&'a Sourced<T>>
 where
     T: Resource + Metadata<Ty = ObjectMeta>,
 {
     let mut sorted: Vec<_> = objects.iter().collect();
-    sorted.sort_by(|a, b| seniority(a).cmp(&seniority(b)));
-    let mut first = HashMap::with_capacity(sorted.len());
-    sorted.retain(|object| match first.entry((&object.namespace, &object.name)) {
-        Entry::Vacant(slot) => {
-            slot.insert(*object);
-            true
-        }
-        Entry::Occupied(older) => {
-            let older = older.get();
-            let text = format!("is there twice; the one at {}:{} is used", older.file, older.lines.object);
-            findings.push(object.finding(Severity::Error, object.lines.object, text, "remove one"));
-            false
-        }
-    });
+    sorted.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+    findings.extend(objects.all_others().map(|object| twice(objects, object)));
     sorted
 }
 
-/// What decides between two claims: known age first, then names, then (for two objects of one
-/// name) where they stand.
-fn seniority<T: Metadata<Ty = ObjectMeta>>(
-    object: &Sourced<T>,
-) -> (bool, Option<&Time>, &str, &str, &str, u32) {
-    let created = object.object.metadata().creation_timestamp.as_ref();
-    (created.is_none(), created, &object.namespace, &object.name, &object.file, object.lines.object)
+/// That an object of this name is there already.
+fn twice<T: Resource + Metadata<Ty = ObjectMeta>>(objects: &Store<T>, object: &Sourced<T>) -> Finding {
+    let place = objects.get(&object.key()).map(|used| format!("{}:{}", used.file, used.lines.object));
+    let text = format!("is there twice; the one at {} is used", place.unwrap_or_default());
+    object.finding(Severity::Error, object.lines.object, text, "remove one")
 }
 
 fn slices_by_service<'a>(objects: &'a Objects, findings: &mut Vec<Finding>) -> SlicesByService<'a> {
@@ -213,8 +199,9 @@ fn index(clusters: Vec<Arc<Cluster>>, options: &BuildOptions) -> Snapshot {
             snapshot.by_frontend.insert(frontend, Arc::clone(cluster));
         }
         for endpoint in &cluster.endpoints {
-            if cluster.lane == Lane::Steer || options.http_ports.contains(&endpoint.addr.port()) {
-                snapshot.by_endpoint.entry(endpoint.addr).or_insert_with(|| Arc::clone(cluster));
+            let steered = cluster.lane == Lane::Steer || options.http_ports.contains(&endpoint.addr.port());
+            if steered && !snapshot.by_endpoint.contains_key(&endpoint.addr) {
+                snapshot.by_endpoint.insert(endpoint.addr, Arc::clone(cluster));
             }
         }
     }
@@ -224,7 +211,7 @@ fn index(clusters: Vec<Arc<Cluster>>, options: &BuildOptions) -> Snapshot {
 
 /// Pod addresses to pods. Of two pods that share an address (host network; an address used again)
 /// the one that is not terminating has it; between two of those nobody does.
-fn workloads<'a>(slices: impl Iterator<Item = &'a Slice<'a>>) -> HashMap<IpAddr, Arc<str>> {
+fn workloads<'a>(slices: impl Iterator<Item = &'a Slice<'a>>) -> Sharded<IpAddr, Arc<str>> {
     let mut holders: HashMap<IpAddr, (bool, Option<&Arc<str>>)> = HashMap::new();
     for endpoint in slices.flat_map(|slice| &slice.endpoints) {
         let Some(workload) = &endpoint.workload else { continue };

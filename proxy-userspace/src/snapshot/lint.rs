@@ -6,11 +6,11 @@ use super::{
     slice::Slice,
 };
 use crate::source::{
-    Sourced,
     finding::{Finding, Severity, quoted},
+    store::{Key, Store},
 };
 use k8s_openapi::api::core::v1;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Ports that people use for HTTP.
 const HTTP_LOOKING: [u16; 9] = [80, 3000, 5000, 8000, 8008, 8081, 8088, 8888, 9000];
@@ -118,12 +118,11 @@ fn looks_like_http(service: &Service<'_>, port: &ServicePort<'_>, lane: Lane, fi
 /// Slices of Services that do not exist.
 pub(super) fn orphans(
     slices: &HashMap<(&str, &str), Vec<Slice<'_>>>,
-    services: &[Sourced<v1::Service>],
+    services: &Store<v1::Service>,
     findings: &mut Vec<Finding>,
 ) {
-    let known: HashSet<_> =
-        services.iter().map(|service| (service.namespace.as_str(), service.name.as_str())).collect();
-    for ((namespace, name), slices) in slices.iter().filter(|(key, _)| !known.contains(*key)) {
+    let known = |(namespace, name): &(&str, &str)| services.get(&Key::new(namespace, name)).is_some();
+    for ((namespace, name), slices) in slices.iter().filter(|(key, _)| !known(key)) {
         for slice in slices {
             let text = format!("belongs to Service {namespace}/{}, which does not exist", quoted(name));
             let fix = "add the Service, or correct label kubernetes.io/service-name";

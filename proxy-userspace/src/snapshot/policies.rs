@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     policy::{Allows, EndpointPolicy, Register},
+    sharded::Sharded,
     source::{
         Objects, Sourced,
         finding::{Finding, Severity},
@@ -128,7 +129,7 @@ impl<'a> Policies<'a> {
     }
 
     /// Names of all rules that hold somewhere, by id.
-    pub(super) fn rule_names(&self) -> HashMap<u32, Arc<str>> {
+    pub(super) fn rule_names(&self) -> Sharded<u32, Arc<str>> {
         let rules = self.made.values().flatten().flat_map(|policy| &policy.rules);
         rules.map(|rule| (rule.id, Arc::clone(&rule.name))).collect()
     }

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use serde::Deserialize;
 
 /// A policy on the pods of its namespace.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct CiliumNetworkPolicy {
     /// Name and namespace.
     pub metadata: ObjectMeta,
@@ -28,7 +28,7 @@ pub struct CiliumNetworkPolicy {
 }
 
 /// A policy on pods of every namespace, or on nodes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct CiliumClusterwideNetworkPolicy {
     /// Its name.
     pub metadata: ObjectMeta,
@@ -45,7 +45,7 @@ pub struct CiliumClusterwideNetworkPolicy {
 }
 
 /// `spec`. A list that is there and empty is not the same as one that is missing.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     /// Which pods.
@@ -74,7 +74,7 @@ pub struct Spec {
 }
 
 /// `spec.enableDefaultDeny`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize)]
 pub struct DefaultDeny {
     /// Of what comes to the pods.
     pub ingress: Option<bool>,
@@ -83,7 +83,7 @@ pub struct DefaultDeny {
 }
 
 /// `spec.labels[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 struct PolicyLabel {
     #[serde(rename = "key")]
     _key: String,
@@ -94,14 +94,14 @@ struct PolicyLabel {
 }
 
 /// `spec.log`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 struct Log {
     #[serde(rename = "value")]
     _value: Option<String>,
 }
 
 /// `spec.ingress[]` and `spec.ingressDeny[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
     /// From pods with these labels.
@@ -123,7 +123,7 @@ pub struct Ingress {
 }
 
 /// `spec.egress[]` and `spec.egressDeny[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Egress {
     /// To pods with these labels.
@@ -147,14 +147,14 @@ pub struct Egress {
 }
 
 /// `authentication`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct Authentication {
     /// `disabled`, or something that Weir does not do.
     pub mode: String,
 }
 
 /// `fromCIDRSet[]` and `toCIDRSet[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct CidrRule {
     /// An address, or a prefix.
     pub cidr: Option<String>,
@@ -163,7 +163,7 @@ pub struct CidrRule {
 }
 
 /// `toServices[]`: one of the two.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceRule {
     /// By name.
@@ -173,7 +173,7 @@ pub struct ServiceRule {
 }
 
 /// `toServices[].k8sService`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceName {
     /// The Service's name.
@@ -183,7 +183,7 @@ pub struct ServiceName {
 }
 
 /// `toServices[].k8sServiceSelector`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ServiceSelector {
     /// Of the Services' labels.
     pub selector: LabelSelector,
@@ -192,7 +192,7 @@ pub struct ServiceSelector {
 }
 
 /// `toPorts[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct PortRule {
     /// Any of these ports.
     #[serde(default)]
@@ -202,7 +202,7 @@ pub struct PortRule {
 }
 
 /// `toPorts[].ports[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortProtocol {
     /// A number, or the name of a port of the pod that is reached; `0` is every port.
@@ -214,14 +214,14 @@ pub struct PortProtocol {
 }
 
 /// `toPorts[].rules`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct Rules {
     /// Any of them allows.
     pub http: Option<Vec<HttpRule>>,
 }
 
 /// `toPorts[].rules.http[]`: regular expressions, each for the whole.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRule {
     /// Of the method.
@@ -237,7 +237,7 @@ pub struct HttpRule {
 }
 
 /// `toPorts[].rules.http[].headerMatches[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct HeaderMatch {
     /// The field's name.
     pub name: String,

@@ -12,7 +12,7 @@ use super::{
     manifest::{self, MAX_FILE_BYTES, file_error},
 };
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt, fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -58,72 +58,132 @@ impl fmt::Display for Lines<'_> {
 /// Reads a directory once. An object that is not what its kind should be is a finding and affects
 /// itself alone; a file that cannot be read or parsed, or is empty, fails the whole reading.
 pub fn read(dir: &Path) -> Result<(Objects, Vec<Finding>), ReadError> {
-    read_with_scan(dir).0
-}
-
-/// Reads on a thread of its own: the parser recurses, and only there the stack is known to suffice.
-fn read_with_scan(dir: &Path) -> (Reading, Option<Scan>) {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("weir-config".into()).stack_size(STACK_BYTES);
-        let outcome =
-            thread.spawn_scoped(scope, || read_stable(dir)).map(std::thread::ScopedJoinHandle::join);
-        let failed = |why| (Err(ReadError::Directory { dir: dir.to_owned(), why }), None);
-        match outcome {
-            Ok(Ok(reading)) => reading,
-            Ok(Err(_)) => failed(io::Error::other("reading it panicked")),
-            Err(error) => failed(error),
-        }
-    })
+    Directory::new(dir).read().0
 }
 
 /// What a reading found.
 type Reading = Result<(Objects, Vec<Finding>), ReadError>;
 
-/// Reads until the directory is the same before and after, so that a change of several files that
-/// is atomic (a symlink swap) is seen whole. Also tells what was read.
-fn read_stable(dir: &Path) -> (Reading, Option<Scan>) {
-    let mut before = match scan(dir) {
-        Ok(scan) => scan,
-        Err(error) => return (Err(error), None),
-    };
-    let mut readings = 0;
-    loop {
-        let reading = read_files(&before);
-        readings += 1;
-        match scan(dir) {
+/// A directory that is read again and again: of a file that did not change nothing is read.
+struct Directory {
+    dir: PathBuf,
+    /// Every file as it was read last, by the path that findings name.
+    files: HashMap<PathBuf, Parsed>,
+    /// What the last reading without a broken file found.
+    objects: Objects,
+    /// The files that `objects` is made of.
+    used: HashMap<PathBuf, Arc<Contents>>,
+}
+
+/// A file, and what it held.
+struct Parsed {
+    file: File,
+    contents: Result<Arc<Contents>, Finding>,
+}
+
+/// What one file holds.
+#[derive(Default)]
+struct Contents {
+    bytes: usize,
+    objects: Objects,
+    findings: Vec<Finding>,
+}
+
+impl Directory {
+    fn new(dir: &Path) -> Self {
+        let (files, used) = Default::default();
+        Self { dir: dir.to_owned(), files, objects: Objects::default(), used }
+    }
+
+    /// Reads on a thread of its own: the parser recurses, and only there the stack is known to suffice.
+    fn read(&mut self) -> (Reading, Option<Scan>) {
+        let dir = self.dir.clone();
+        let failed = |why| (Err(ReadError::Directory { dir, why }), None);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("weir-config".into()).stack_size(STACK_BYTES);
+            let outcome = thread.spawn_scoped(scope, || self.read_stable());
+            match outcome.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(reading)) => reading,
+                Ok(Err(_)) => failed(io::Error::other("reading it panicked")),
+                Err(error) => failed(error),
+            }
+        })
+    }
+
+    /// Reads until the directory is the same before and after, so that a change of several files that
+    /// is atomic (a symlink swap) is seen whole. Also tells what was read.
+    fn read_stable(&mut self) -> (Reading, Option<Scan>) {
+        let mut before = match scan(&self.dir) {
+            Ok(scan) => scan,
             Err(error) => return (Err(error), None),
-            Ok(after) if after == before || readings == MAX_READINGS => return (reading, Some(before)),
-            Ok(after) => before = after,
+        };
+        let mut readings = 0;
+        loop {
+            let read = self.read_files(&before);
+            readings += 1;
+            match scan(&self.dir) {
+                Err(error) => return (Err(error), None),
+                Ok(after) if after == before || readings == MAX_READINGS => {
+                    return (read.and_then(|()| self.merge(&before)), Some(before));
+                }
+                Ok(after) => before = after,
+            }
         }
+    }
+
+    /// Reads the files that changed.
+    fn read_files(&mut self, scan: &Scan) -> Result<(), ReadError> {
+        let mut old = std::mem::take(&mut self.files);
+        let mut total = 0;
+        for file in &scan.files {
+            let known = old.remove(&file.shown).filter(|known| known.file == *file);
+            let parsed = known.unwrap_or_else(|| Parsed { file: file.clone(), contents: parse(file) });
+            total += parsed.contents.as_ref().map_or(0, |contents| contents.bytes);
+            self.files.insert(file.shown.clone(), parsed);
+            if total > MAX_TOTAL_BYTES {
+                let text = format!("the directory exceeds {} MiB", MAX_TOTAL_BYTES >> 20);
+                let name = file.shown.to_string_lossy();
+                return Err(ReadError::Files(vec![file_error(&name, 0, &text, "split it over less")]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one of all files; what did not change is not touched.
+    fn merge(&mut self, scan: &Scan) -> Reading {
+        let mut broken = scan.faults.clone();
+        broken.extend(self.files.values().filter_map(|parsed| parsed.contents.as_ref().err()).cloned());
+        let good = || self.files.iter().filter_map(|(shown, one)| Some((shown, one.contents.as_ref().ok()?)));
+        let mut findings: Vec<_> = good().flat_map(|(_, contents)| &contents.findings).cloned().collect();
+        if !broken.is_empty() {
+            broken.append(&mut findings);
+            broken.sort();
+            return Err(ReadError::Files(broken));
+        }
+        let nothing = Objects::default();
+        let mut used = HashMap::with_capacity(self.files.len());
+        for (shown, contents) in good() {
+            let old = self.used.remove(shown);
+            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, contents)) {
+                let before = old.as_ref().map_or(&nothing, |old| &old.objects);
+                self.objects.exchange(before, &contents.objects);
+            }
+            used.insert(shown.clone(), Arc::clone(contents));
+        }
+        for gone in self.used.values() {
+            self.objects.exchange(&gone.objects, &nothing);
+        }
+        self.used = used;
+        Ok((self.objects.clone(), findings))
     }
 }
 
-fn read_files(scan: &Scan) -> Reading {
-    let mut objects = Objects::default();
-    let mut findings = Vec::new();
-    let mut broken = scan.faults.clone();
-    let mut total = 0;
-    for file in &scan.files {
-        let name: Arc<str> = file.shown.to_string_lossy().into();
-        let outcome = contents(&file.real, &name).and_then(|text| {
-            total += text.len();
-            if total > MAX_TOTAL_BYTES {
-                let text = format!("the directory exceeds {} MiB", MAX_TOTAL_BYTES >> 20);
-                return Err(file_error(&name, 0, &text, "split it over less"));
-            }
-            manifest::parse(&name, &text, &mut objects, &mut findings)
-        });
-        broken.extend(outcome.err());
-        if total > MAX_TOTAL_BYTES {
-            break;
-        }
-    }
-    if broken.is_empty() {
-        return Ok((objects, findings));
-    }
-    broken.append(&mut findings);
-    broken.sort();
-    Err(ReadError::Files(broken))
+fn parse(file: &File) -> Result<Arc<Contents>, Finding> {
+    let name: Arc<str> = file.shown.to_string_lossy().into();
+    let text = contents(&file.real, &name)?;
+    let mut contents = Contents { bytes: text.len(), ..Contents::default() };
+    manifest::parse(&name, &text, &mut contents.objects, &mut contents.findings)?;
+    Ok(Arc::new(contents))
 }
 
 fn contents(path: &Path, name: &str) -> Result<Vec<u8>, Finding> {
@@ -243,7 +303,9 @@ mod tests {
     fn names(dir: &Path) -> Vec<String> {
         let (objects, findings) = read(dir).unwrap();
         assert_eq!(findings, []);
-        objects.services.into_iter().map(|service| service.name).collect()
+        let mut names: Vec<_> = objects.services.iter().map(|service| service.name.clone()).collect();
+        names.sort();
+        names
     }
 
     #[test]
@@ -333,6 +395,42 @@ mod tests {
         let deep: String = (0..64).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
         fs::write(dir.path().join("a.yaml"), deep).unwrap();
         assert_eq!(read(dir.path()).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn a_second_reading_shares_what_did_not_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("a.yaml", &service("a"));
+        write("b.yaml", &(service("b") + "---\n" + &service("c")));
+        let mut directory = Directory::new(dir.path());
+        let first = directory.read().0.unwrap().0;
+        let unchanged = directory.read().0.unwrap().0.changes(&first);
+        assert!(unchanged.is_empty(), "{unchanged:?}");
+        write("b.yaml", &(service("b") + "---\n" + &service("d")));
+        let second = directory.read().0.unwrap().0;
+        let changed = second.changes(&first).services;
+        assert_eq!(changed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["default/c", "default/d"]);
+        fs::remove_file(dir.path().join("a.yaml")).unwrap();
+        let third = directory.read().0.unwrap().0.changes(&second).services;
+        assert_eq!(third.iter().map(ToString::to_string).collect::<Vec<_>>(), ["default/a"]);
+    }
+
+    #[test]
+    fn a_broken_file_costs_nothing_that_was_read_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("a.yaml", &service("a"));
+        write("b.yaml", &service("b"));
+        let mut directory = Directory::new(dir.path());
+        let first = directory.read().0.unwrap().0;
+        write("b.yaml", "{");
+        write("a.yaml", &service("a2"));
+        assert!(matches!(directory.read().0, Err(ReadError::Files(_))));
+        write("b.yaml", &service("b2"));
+        let changed = directory.read().0.unwrap().0.changes(&first).services;
+        let changed: Vec<_> = changed.iter().map(ToString::to_string).collect();
+        assert_eq!(changed, ["default/a", "default/a2", "default/b", "default/b2"]);
     }
 
     #[test]

@@ -54,7 +54,7 @@ kind!(HttpRoute, "HTTPRoute", "v1", "httproutes", NamespaceResourceScope);
 kind!(ReferenceGrant, "ReferenceGrant", "v1beta1", "referencegrants", NamespaceResourceScope);
 
 /// Who serves the Gateways of a class.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct GatewayClass {
     /// Name.
     pub metadata: ObjectMeta,
@@ -69,7 +69,7 @@ pub struct GatewayClass {
 }
 
 /// `spec` of a GatewayClass.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayClassSpec {
     /// `weir.dev/gateway` is ours.
@@ -82,7 +82,7 @@ pub struct GatewayClassSpec {
 }
 
 /// An object of parameters.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ParametersRef {
     /// API group.
     pub group: String,
@@ -95,7 +95,7 @@ pub struct ParametersRef {
 }
 
 /// Where traffic comes in.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct Gateway {
     /// Name and namespace.
     pub metadata: ObjectMeta,
@@ -110,7 +110,7 @@ pub struct Gateway {
 }
 
 /// `spec` of a Gateway.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {
     /// Its class.
@@ -129,7 +129,7 @@ pub struct GatewaySpec {
 }
 
 /// `spec.infrastructure`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Infrastructure {
     /// For generated objects, of which Weir has none.
@@ -141,7 +141,7 @@ pub struct Infrastructure {
 }
 
 /// `spec.addresses[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct GatewayAddress {
     /// `IPAddress`, `Hostname`, `NamedAddress` or somebody's own.
     #[serde(rename = "type", default = "ip_address")]
@@ -151,7 +151,7 @@ pub struct GatewayAddress {
 }
 
 /// `spec.listeners[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
     /// What routes call it.
@@ -170,7 +170,7 @@ pub struct Listener {
 }
 
 /// `spec.listeners[].tls`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTls {
     /// `Terminate` or `Passthrough`.
@@ -185,7 +185,7 @@ pub struct ListenerTls {
 }
 
 /// A reference to a Secret, unless it says otherwise.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct SecretRef {
     /// API group; empty for the core group.
     #[serde(default)]
@@ -200,7 +200,7 @@ pub struct SecretRef {
 }
 
 /// `spec.listeners[].allowedRoutes`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct AllowedRoutes {
     /// Of which namespaces.
     #[serde(default)]
@@ -211,7 +211,7 @@ pub struct AllowedRoutes {
 }
 
 /// `spec.listeners[].allowedRoutes.namespaces`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct RouteNamespaces {
     /// `Same`, `All` or `Selector`.
     #[serde(default = "same")]
@@ -227,7 +227,7 @@ impl Default for RouteNamespaces {
 }
 
 /// `spec.listeners[].allowedRoutes.kinds[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct RouteKind {
     /// API group.
     #[serde(default = "group")]
@@ -237,7 +237,7 @@ pub struct RouteKind {
 }
 
 /// Lets objects of other namespaces refer to those of its own.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ReferenceGrant {
     /// Name and namespace.
     pub metadata: ObjectMeta,
@@ -250,7 +250,7 @@ pub struct ReferenceGrant {
 }
 
 /// `spec` of a ReferenceGrant.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ReferenceGrantSpec {
     /// Any of these may refer ...
     pub from: Vec<GrantFrom>,
@@ -259,7 +259,7 @@ pub struct ReferenceGrantSpec {
 }
 
 /// `spec.from[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct GrantFrom {
     /// API group.
     pub group: String,
@@ -270,7 +270,7 @@ pub struct GrantFrom {
 }
 
 /// `spec.to[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct GrantTo {
     /// API group.
     pub group: String,

@@ -387,7 +387,11 @@ mod tests {
     }
 
     fn names(objects: &Objects) -> Vec<String> {
-        objects.services.iter().map(Sourced::label).chain(objects.slices.iter().map(Sourced::label)).collect()
+        let services = objects.services.iter().map(|one| (one.lines.object, one.label()));
+        let slices = objects.slices.iter().map(|one| (one.lines.object, one.label()));
+        let mut names: Vec<_> = services.chain(slices).collect();
+        names.sort();
+        names.into_iter().map(|(_, name)| name).collect()
     }
 
     #[test]

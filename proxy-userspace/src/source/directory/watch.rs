@@ -1,7 +1,7 @@
 //! Keeps a [`Snapshot`] up to date with a directory, on a thread of its own: inotify where it
 //! works, and a slow poll for what inotify does not see (targets of symlinks, remounts).
 
-use super::{ReadError, Reading, Scan, read_with_scan, scan};
+use super::{Directory, ReadError, Reading, Scan, scan};
 use crate::source::{manifest::file_error, publisher::Publisher};
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -10,7 +10,7 @@ use notify::{
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,7 +30,7 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 
 /// A directory that was read once and can be watched.
 pub struct Watch {
-    dir: PathBuf,
+    directory: Directory,
     publisher: Publisher,
     /// What the latest reading read.
     seen: Option<Scan>,
@@ -48,9 +48,10 @@ impl Watch {
     /// Reads `dir` and publishes what it holds. An error where the directory or a file cannot be read;
     /// what else is wrong is logged.
     pub fn open(dir: &Path, publisher: Publisher) -> Result<Self, ReadError> {
-        let (reading, seen) = read_with_scan(dir);
+        let mut directory = Directory::new(dir);
+        let (reading, seen) = directory.read();
         let (objects, findings) = reading?;
-        let mut watch = Self { dir: dir.to_owned(), publisher, seen, retry: None };
+        let mut watch = Self { directory, publisher, seen, retry: None };
         watch.publish(Ok((objects, findings)));
         Ok(watch)
     }
@@ -73,7 +74,7 @@ impl Watch {
 
     fn run(mut self, wake: &SyncSender<()>, signals: &Receiver<()>, wishes: &Wishes) {
         let mut inotify = Inotify::default();
-        inotify.follow(&self.dir, wake);
+        inotify.follow(&self.directory.dir, wake);
         // What changed since `open`.
         let mut due = self.is_due();
         loop {
@@ -91,18 +92,19 @@ impl Watch {
             if wishes.stop.load(Ordering::Relaxed) {
                 return;
             }
-            inotify.follow(&self.dir, wake);
+            inotify.follow(&self.directory.dir, wake);
             due = woken || self.is_due();
         }
     }
 
     /// Without an event: did what is there change, or is a failed reading to be tried again?
     fn is_due(&self) -> bool {
-        self.retry.is_some_and(|retry| retry.at <= Instant::now()) || scan(&self.dir).ok() != self.seen
+        self.retry.is_some_and(|retry| retry.at <= Instant::now())
+            || scan(&self.directory.dir).ok() != self.seen
     }
 
     fn reload(&mut self) {
-        let (reading, scan) = read_with_scan(&self.dir);
+        let (reading, scan) = self.directory.read();
         self.seen = scan;
         self.publish(reading);
     }
@@ -244,7 +246,7 @@ mod tests {
         status::Board,
     };
     use arc_swap::ArcSwap;
-    use std::os::unix::fs::symlink;
+    use std::{os::unix::fs::symlink, path::PathBuf};
     use tempfile::TempDir;
 
     fn service(name: &str, ip: u8) -> String {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 /// Where HTTP requests go.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct HttpRoute {
     /// Name and namespace.
     pub metadata: ObjectMeta,
@@ -21,7 +21,7 @@ pub struct HttpRoute {
 }
 
 /// `spec` of an HTTPRoute.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteSpec {
     /// The Gateways that it is for.
@@ -62,7 +62,7 @@ pub struct ParentRef {
 }
 
 /// `spec.rules[]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteRule {
     /// What it is called.
@@ -99,7 +99,7 @@ impl Default for RouteRule {
 }
 
 /// `spec.rules[].matches[]`: all of what is there.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Match {
     /// The path.
@@ -116,7 +116,7 @@ pub struct Match {
 }
 
 /// `spec.rules[].matches[].path`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 pub struct PathMatch {
     /// `Exact`, `PathPrefix` or `RegularExpression`.
     #[serde(rename = "type", default = "path_prefix")]
@@ -133,7 +133,7 @@ impl Default for PathMatch {
 }
 
 /// `headers[]` and `queryParams[]` of a match.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ValueMatch {
     /// `Exact` or `RegularExpression`.
     #[serde(rename = "type", default = "exact")]
@@ -145,7 +145,7 @@ pub struct ValueMatch {
 }
 
 /// `filters[]` of a rule or a backend: the one that `type` says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Filter {
     /// Which of the others it is.
@@ -168,7 +168,7 @@ pub struct Filter {
 }
 
 /// A filter that somebody else defines.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct ExtensionRef {
     /// API group.
     pub group: String,
@@ -179,7 +179,7 @@ pub struct ExtensionRef {
 }
 
 /// Changes to a head, in this order: set, add, remove.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct HeaderFilter {
     /// Overwritten.
     #[serde(default)]
@@ -193,7 +193,7 @@ pub struct HeaderFilter {
 }
 
 /// A field of a head.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct HttpHeader {
     /// Its name.
     pub name: String,
@@ -202,7 +202,7 @@ pub struct HttpHeader {
 }
 
 /// A copy of requests for somebody else, whose answers nobody sees.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mirror {
     /// Who gets it.
@@ -214,7 +214,7 @@ pub struct Mirror {
 }
 
 /// A part of requests.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Deserialize)]
 pub struct Fraction {
     /// So many ...
     pub numerator: i32,
@@ -224,7 +224,7 @@ pub struct Fraction {
 }
 
 /// An answer that names another place.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Redirect {
     /// `http` or `https`.
@@ -240,7 +240,7 @@ pub struct Redirect {
 }
 
 /// What a request becomes before it is forwarded.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct UrlRewrite {
     /// The Host field.
     pub hostname: Option<String>,
@@ -249,7 +249,7 @@ pub struct UrlRewrite {
 }
 
 /// How a path changes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathModifier {
     /// `ReplaceFullPath` or `ReplacePrefixMatch`.
@@ -262,7 +262,7 @@ pub struct PathModifier {
 }
 
 /// Who may call from a page of another origin.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cors {
     /// Origins.
@@ -284,7 +284,7 @@ pub struct Cors {
 }
 
 /// `spec.rules[].backendRefs[]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct HttpBackendRef {
     /// API group; empty for the core group.
     #[serde(default)]
@@ -307,7 +307,7 @@ pub struct HttpBackendRef {
 }
 
 /// A Service, unless it says otherwise.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct BackendRef {
     /// API group; empty for the core group.
     #[serde(default)]
@@ -338,7 +338,7 @@ impl HttpBackendRef {
 }
 
 /// Durations as the API writes them: `1h30m`, `500ms`; `0s` is no limit.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTimeouts {
     /// The whole request.
@@ -348,7 +348,7 @@ pub struct RouteTimeouts {
 }
 
 /// `spec.rules[].retry`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 pub struct Retry {
     /// Statuses that are tried again.
     #[serde(default)]
@@ -360,7 +360,7 @@ pub struct Retry {
 }
 
 /// `spec.rules[].sessionPersistence`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionPersistence {
     /// Name of the cookie or field.
@@ -377,7 +377,7 @@ pub struct SessionPersistence {
 }
 
 /// `spec.rules[].sessionPersistence.cookieConfig`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CookieConfig {
     /// `Session` or `Permanent`.
