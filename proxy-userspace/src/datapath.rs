@@ -167,17 +167,18 @@ impl Datapath {
     /// is the key of the *client's* socket (local = client). True when the socket is plain now.
     ///
     /// A client with redirected data unread (it pipelines) stays mapped: leaving the map would drop
-    /// what it has not read. The kernel half's cap then moves the answer to TCP.
+    /// what it has not read. The kernel half's cap then moves the answer to TCP. Its queue is asked, not
+    /// `SocketState::unread`: what is on its way there does not count as unread when the client speaks.
     pub fn before_large_answer(&self, client: &FlowKey) -> bool {
         let Some(kernel) = &self.kernel else { return true };
-        let left = match kernel.tables.states.get(client) {
-            Ok(None) => Ok(true),
-            Ok(Some(state)) if state.unread == 0 => kernel.tables.unmap(client).map(|_| true),
-            Ok(Some(_)) => Ok(false),
+        let left = match kernel.has_drained(client) {
+            Ok(true) => kernel.tables.unmap(client).map(|_| true).map_err(Into::into),
+            Ok(false) => Ok(false),
             Err(error) => Err(error),
         };
         left.unwrap_or_else(|error| {
-            tracing::warn!(?client, %error, "cannot take a client's socket out of the socket map");
+            let error = format!("{error:#}");
+            tracing::warn!(?client, error, "cannot take a client's socket out of the socket map");
             false
         })
     }

@@ -1,6 +1,6 @@
 //! Asks the kernel half whether a client has read what was redirected to it.
 
-use super::Datapath;
+use super::{Datapath, Kernel};
 use anyhow::Context;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use proxy_common::flow::FlowKey;
@@ -10,17 +10,21 @@ impl Datapath {
     /// no socket map. A system call.
     pub fn has_drained(&self, client: &FlowKey) -> bool {
         let Some(kernel) = &self.kernel else { return true };
-        let ask = || -> anyhow::Result<bool> {
-            let ebpf = kernel.ebpf.lock();
-            let program: &SchedClassifier =
-                ebpf.program("weir_drained").context("no such program")?.try_into()?;
-            let options = TestRunOptions { data_in: Some(bytes(client)), ..TestRunOptions::default() };
-            Ok(program.test_run(options)?.return_value != 0)
-        };
-        ask().unwrap_or_else(|error| {
+        kernel.has_drained(client).unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "cannot ask what a client has read");
             true
         })
+    }
+}
+
+impl Kernel {
+    /// As [`Datapath::has_drained`].
+    pub(super) fn has_drained(&self, client: &FlowKey) -> anyhow::Result<bool> {
+        let ebpf = self.ebpf.lock();
+        let program: &SchedClassifier =
+            ebpf.program("weir_drained").context("no such program")?.try_into()?;
+        let options = TestRunOptions { data_in: Some(bytes(client)), ..TestRunOptions::default() };
+        Ok(program.test_run(options)?.return_value != 0)
     }
 }
 
