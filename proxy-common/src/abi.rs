@@ -130,6 +130,21 @@ abi! {
         ends: u32,
     }
 
+    /// A connection from outside that was brought to the agent's listener, by its opener's
+    /// [`crate::flow::FlowKey`] as the listener sees it.
+    Inbound [32] {
+        /// The address that the client sent to.
+        addr: AddrWords,
+        /// `CLOCK_MONOTONIC` nanoseconds of its latest packet, about.
+        seen_ns: u64,
+        /// The port that the client sent to, host order.
+        port: u16,
+        /// Explicit padding.
+        pad: u16,
+        /// Explicit padding.
+        pad2: u32,
+    }
+
     /// An agent socket that is about to connect to an endpoint, by cookie; the user half writes it.
     Upstream [8] {
         /// 1: join the socket map if the endpoint's socket does; 0: stay plain for ever.
@@ -363,6 +378,10 @@ pub mod counter {
     counters! {
         /// Connects steered to the agent.
         STEERED = "steered",
+        /// Connections from outside brought to the agent.
+        INBOUND = "inbound",
+        /// Connections from outside that could not be told from another of the same client: not steered.
+        INBOUND_CLASH = "inbound_clash",
         /// Connects rewritten to an endpoint.
         BALANCED = "balanced",
         /// Connects to a Service without a ready endpoint, refused.

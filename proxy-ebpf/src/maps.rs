@@ -4,11 +4,11 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash},
 };
 use proxy_common::{
     abi::{
-        Endpoint, EndpointKey, Flow, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
+        Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
         counter,
     },
     flow::FlowKey,
@@ -40,6 +40,11 @@ pub static ORIG_DST: HashMap<u64, OrigDst> = HashMap::with_max_entries(1, 0);
 /// flow outlives its socket while TCP finishes. Full: counted; the agent closes the connection.
 #[map]
 pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0);
+
+/// Connections from outside that were brought to the listener. Full: the one that was silent longest is
+/// forgotten, and times out.
+#[map]
+pub static INBOUND: LruHashMap<FlowKey, Inbound> = LruHashMap::with_max_entries(1, 0);
 
 /// Agent sockets that are about to connect to an endpoint, by cookie: never steered. Whoever
 /// removes the entry decides the connection's lane: the endpoint's side when it joined the socket

@@ -7,7 +7,7 @@ use crate::{
     accesslog::AccessLog,
     admin::Admin,
     config::{Config, Steering},
-    datapath::{Datapath, KernelEvent, LoadOptions},
+    datapath::{self, Datapath, KernelEvent, LoadOptions},
     flow::Observer,
     listener::{self, Limits},
     lock::RunLock,
@@ -21,15 +21,15 @@ use crate::{
     status::{Board, Degraded},
 };
 use anyhow::Context as _;
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often workloads without a cgroup are forgotten.
-const WORKLOAD_SWEEP: Duration = Duration::from_secs(60);
+/// How often workloads without a cgroup are forgotten, and new uplinks looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 /// How long the last access-log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -80,7 +80,7 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     let addrs = listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     addrs.iter().for_each(|addr| board.listening(*addr));
 
-    let publisher = Publisher::new(build_options(config, &addrs), Arc::clone(board));
+    let publisher = Publisher::new(build_options(config, &addrs)?, Arc::clone(board));
     let (snapshot, mut generations) = (publisher.snapshot(), publisher.generations());
     let mut watch = Watch::open(&config.config, publisher)?;
     let datapath = load(config, board, addrs, &observer)?;
@@ -113,7 +113,7 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
         let (relay, board) = (Arc::clone(&relay), Arc::clone(board));
         async move { relay.worth.judge(&relay, &board).await }
     });
-    tokio::spawn(sweep_workloads(datapath.clone()));
+    tokio::spawn(sweep(datapath.clone(), Arc::clone(board)));
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {
             generations.mark_unchanged();
@@ -121,7 +121,7 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
         }
     });
 
-    datapath.attach().context("attach the kernel half")?;
+    datapath.attach(board).context("attach the kernel half")?;
     board.ready();
     tracing::info!(max_connections, "ready");
     let outcome = leave(config, board, &relay, signals, || {
@@ -133,13 +133,15 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
     outcome
 }
 
-fn build_options(config: &Config, listeners: &[SocketAddr]) -> BuildOptions {
-    BuildOptions {
+fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<BuildOptions> {
+    let mut node_addresses: BTreeSet<_> = listeners.iter().map(SocketAddr::ip).collect();
+    node_addresses.extend(datapath::node_addresses()?);
+    Ok(BuildOptions {
         http_ports: config.http_ports.iter().copied().collect(),
         timeouts: Timeouts::from(config.timeouts),
-        node_addresses: listeners.iter().map(SocketAddr::ip).collect(),
+        node_addresses: node_addresses.into_iter().collect(),
         policies: Arc::default(),
-    }
+    })
 }
 
 /// Loads the kernel half, if it is to steer; nothing is attached yet.
@@ -192,13 +194,13 @@ impl Applied {
     }
 }
 
-async fn sweep_workloads(datapath: Datapath) {
-    let mut ticks = tokio::time::interval(WORKLOAD_SWEEP);
+async fn sweep(datapath: Datapath, board: Arc<Board>) {
+    let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
-        let datapath = datapath.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || datapath.sweep_workloads()).await {
-            tracing::error!(%error, "sweep workloads");
+        let (datapath, board) = (datapath.clone(), Arc::clone(&board));
+        if let Err(error) = tokio::task::spawn_blocking(move || datapath.sweep(&board)).await {
+            tracing::error!(%error, "sweep workloads and uplinks");
         }
     }
 }

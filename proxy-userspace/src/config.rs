@@ -130,6 +130,10 @@ pub struct Config {
     /// Parent cgroup (v2) of all pods; found by default (kubepods).
     #[arg(long, env = "WEIR_POD_CGROUP", value_name = "DIR")]
     pub pod_cgroup: Option<PathBuf>,
+    /// Interfaces that connections from outside come in by; by default those that hold the default route
+    /// or an address of the node, but for bridges without the default route.
+    #[arg(long, env = "WEIR_UPLINK", value_name = "IFACE", value_delimiter = ',')]
+    pub uplink: Vec<String>,
     /// Steer host processes too (kubelet probes, hostNetwork system daemons).
     #[arg(long, env = "WEIR_STEER_HOST")]
     pub steer_host: bool,

@@ -12,17 +12,19 @@ mod services;
 mod stats;
 mod tables;
 mod tallies;
+mod uplinks;
 mod workloads;
 
 pub use events::KernelEvent;
 pub use load::LoadOptions;
 pub(crate) use pairs::{Slot, Terms, now_ns};
 pub use selftest::SelfTest;
+pub(crate) use uplinks::node_addresses;
 
 use crate::{
     config::Acceleration,
     snapshot::{AccelerationChoice, Snapshot},
-    status::Degraded,
+    status::{Board, Degraded},
 };
 use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
@@ -126,6 +128,9 @@ struct Kernel {
     cgroup_root: PathBuf,
     pod_parent: PathBuf,
     events: Mutex<Option<events::EventReader>>,
+    /// As configured.
+    uplinks: Vec<String>,
+    attached: Mutex<uplinks::Attached>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -160,6 +165,14 @@ impl Datapath {
             handshake: handshake.map(Duration::from_nanos),
             mapped: flow.mapped != 0,
         }))
+    }
+
+    /// What the client of an accepted connection from outside sent to, where the kernel half brought it
+    /// here. One map lookup.
+    pub fn inbound(&self, peer: SocketAddr, local: SocketAddr) -> Result<Option<SocketAddr>, DatapathError> {
+        let Some(kernel) = &self.kernel else { return Ok(None) };
+        let inbound = kernel.tables.inbound.get(&FlowKey::new(peer, local))?;
+        Ok(inbound.map(|inbound| SocketAddr::new(ip_of(&inbound.addr), inbound.port)))
     }
 
     /// Call before the first byte of an answer that is larger than the cap or of unknown length:
@@ -277,10 +290,13 @@ impl Datapath {
         self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.apply(snapshot))
     }
 
-    /// Forgets workloads whose cgroup is gone; call about once a minute, off the data path.
-    pub fn sweep_workloads(&self) {
-        if let Some(kernel) = &self.kernel {
-            kernel.workloads.sweep(&kernel.cgroup_root, &kernel.tables);
+    /// Forgets workloads whose cgroup is gone, and looks for uplinks that are new; call about once a
+    /// minute, off the data path.
+    pub fn sweep(&self, board: &Board) {
+        let Some(kernel) = &self.kernel else { return };
+        kernel.workloads.sweep(&kernel.cgroup_root, &kernel.tables);
+        if let Err(error) = kernel.attach_uplinks(board) {
+            tracing::warn!(error = format!("{error:#}"), "look for new uplinks");
         }
     }
 }

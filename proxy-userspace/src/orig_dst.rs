@@ -82,8 +82,11 @@ impl OrigDstSource {
     ) -> Result<(OrigDstAddr, Option<Steered>), Unknown> {
         match self {
             Self::Kernel => {
-                let steered = datapath.steered(client.0, local)?.ok_or_else(|| no_record(stream))?;
-                Ok((OrigDstAddr(steered.orig_dst), Some(steered)))
+                if let Some(steered) = datapath.steered(client.0, local)? {
+                    return Ok((OrigDstAddr(steered.orig_dst), Some(steered)));
+                }
+                let inbound = datapath.inbound(client.0, local)?.ok_or_else(|| no_record(stream))?;
+                Ok((OrigDstAddr(inbound), None))
             }
             Self::Conntrack => Ok((conntrack(stream, local)?, None)),
             #[cfg(test)]

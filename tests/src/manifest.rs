@@ -14,6 +14,7 @@ pub struct Service {
     name: String,
     cluster_ips: Vec<IpAddr>,
     port: u16,
+    node_port: Option<u16>,
     app_protocol: Option<String>,
     annotations: Vec<(String, String)>,
     endpoints: Vec<Endpoint>,
@@ -57,6 +58,7 @@ impl Service {
             name: name.to_owned(),
             cluster_ips: Vec::new(),
             port,
+            node_port: None,
             app_protocol: None,
             annotations: Vec::new(),
             endpoints: Vec::new(),
@@ -67,6 +69,13 @@ impl Service {
     #[must_use]
     pub fn cluster_ip(mut self, ip: impl Into<IpAddr>) -> Self {
         self.cluster_ips.push(ip.into());
+        self
+    }
+
+    /// Makes it a NodePort Service.
+    #[must_use]
+    pub const fn node_port(mut self, port: u16) -> Self {
+        self.node_port = Some(port);
         self
     }
 
@@ -131,6 +140,10 @@ impl Service {
              - name: main\n    protocol: TCP\n    port: {port}\n    targetPort: {target}\n",
             ips.join(", ")
         );
+        if let Some(port) = self.node_port {
+            text = text.replace("spec:\n", "spec:\n  type: NodePort\n");
+            let _infallible = writeln!(text, "    nodePort: {port}");
+        }
         if let Some(protocol) = &self.app_protocol {
             let _infallible = writeln!(text, "    appProtocol: {protocol}");
         }

@@ -9,11 +9,12 @@ use super::{
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
+    uplinks,
     workloads::Workloads,
 };
 use crate::{
     config::{Acceleration, Config, FailurePolicy},
-    status::Degraded,
+    status::{Board, Degraded},
 };
 use anyhow::{Context, ensure};
 use aya::{
@@ -60,6 +61,7 @@ pub struct LoadOptions {
     access_log: bool,
     pod_cgroup: Option<PathBuf>,
     steer_host: bool,
+    uplinks: Vec<String>,
 }
 
 impl LoadOptions {
@@ -79,6 +81,7 @@ impl LoadOptions {
             access_log: config.access_log != "off",
             pod_cgroup: config.pod_cgroup.clone(),
             steer_host: config.steer_host,
+            uplinks: config.uplink.clone(),
         }
     }
 
@@ -160,12 +163,14 @@ impl Datapath {
                 cgroup_root,
                 pod_parent,
                 events: Mutex::new(Some(events)),
+                uplinks: options.uplinks.clone(),
+                attached: Mutex::default(),
             })),
         })
     }
 
     /// Attaches every hook, connect last: from here on new connections are steered.
-    pub fn attach(&self) -> anyhow::Result<()> {
+    pub fn attach(&self, board: &Board) -> anyhow::Result<()> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
         let scope_path = cgroups::flow_scope(&kernel.pod_parent, &kernel.cgroup_root);
         let scope = cgroups::open(&scope_path)?;
@@ -185,6 +190,7 @@ impl Datapath {
                 .with_context(|| attach_failed(name, &kernel.pod_parent))?;
         }
         drop(ebpf);
+        kernel.attach_uplinks(board)?;
         kernel.steer(true)
     }
 
@@ -202,6 +208,25 @@ impl Datapath {
 }
 
 impl Kernel {
+    /// Attaches the tc programs where they are missing.
+    pub(super) fn attach_uplinks(&self, board: &Board) -> anyhow::Result<()> {
+        const WHAT: &str = "uplinks";
+        let wanted = uplinks::find(&self.uplinks)?;
+        let failed = uplinks::attach(&mut self.ebpf.lock(), &wanted, &mut self.attached.lock());
+        if failed.is_empty() {
+            board.recovered(WHAT);
+            return Ok(());
+        }
+        let why: Vec<_> = failed.iter().map(|error| format!("{error:#}")).collect();
+        board.degraded(Degraded {
+            what: WHAT.to_owned(),
+            why: why.join("; "),
+            fix: "connections from outside go past the agent there; name the interfaces with --uplink"
+                .to_owned(),
+        });
+        Ok(())
+    }
+
     fn steer(&self, on: bool) -> anyhow::Result<()> {
         let mut settings = self.settings.lock();
         settings.steering = u32::from(on);
@@ -220,6 +245,7 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
         ("ENDPOINTS", sizes.services),
         ("ORIG_DST", sizes.flows),
         ("FLOWS", sizes.flow_records),
+        ("INBOUND", sizes.flows),
         ("UPSTREAMS", sizes.flows),
         ("SOCKETS", sizes.sockets),
         ("STATES", sizes.sockets),
@@ -242,13 +268,14 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
     program::<SchedClassifier>(&mut ebpf, "weir_drained")?
         .load()
         .with_context(|| load_failed("weir_drained"))?;
+    uplinks::load(&mut ebpf)?;
     for (name, _) in TRACEPOINTS {
         program::<TracePoint>(&mut ebpf, name)?.load().with_context(|| load_failed(name))?;
     }
     Ok(ebpf)
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
@@ -256,7 +283,7 @@ where
     Ok(program.try_into()?)
 }
 
-fn load_failed(name: &str) -> String {
+pub(super) fn load_failed(name: &str) -> String {
     format!("the kernel refused program {name}")
 }
 

@@ -12,8 +12,8 @@ use aya::{
 use parking_lot::Mutex;
 use proxy_common::{
     abi::{
-        Endpoint, EndpointKey, Flow, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
-        counter,
+        Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream,
+        Workload, counter,
     },
     flow::FlowKey,
     pair::Waits,
@@ -36,12 +36,16 @@ impl<K: Pod, V: Pod> Debug for Table<K, V> {
 
 impl<K: Pod, V: Pod> Table<K, V> {
     fn take(ebpf: &mut Ebpf, name: &'static str) -> anyhow::Result<Self> {
-        let Map::HashMap(data) = take(ebpf, name)? else { bail!("map {name} is no hash map") };
+        let (data, wrap): (_, fn(MapData) -> Map) = match take(ebpf, name)? {
+            Map::HashMap(data) => (data, Map::HashMap),
+            Map::LruHashMap(data) => (data, Map::LruHashMap),
+            _ => bail!("map {name} is no hash map"),
+        };
         let again = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
         Ok(Self {
             name,
-            reader: HashMap::try_from(Map::HashMap(again)).with_context(|| format!("map {name}"))?,
-            writer: Mutex::new(HashMap::try_from(Map::HashMap(data)).with_context(|| format!("map {name}"))?),
+            reader: HashMap::try_from(wrap(again)).with_context(|| format!("map {name}"))?,
+            writer: Mutex::new(HashMap::try_from(wrap(data)).with_context(|| format!("map {name}"))?),
         })
     }
 
@@ -132,6 +136,7 @@ pub(super) struct Tables {
     pub(super) endpoints: Table<EndpointKey, Endpoint>,
     pub(super) orig_dst: Table<u64, OrigDst>,
     pub(super) flows: Table<FlowKey, Flow>,
+    pub(super) inbound: Table<FlowKey, Inbound>,
     pub(super) upstreams: Table<u64, Upstream>,
     pub(super) states: Table<FlowKey, SocketState>,
     pub(super) paired: Table<FlowKey, u32>,
@@ -155,6 +160,7 @@ impl Tables {
             endpoints: Table::take(ebpf, "ENDPOINTS")?,
             orig_dst: Table::take(ebpf, "ORIG_DST")?,
             flows: Table::take(ebpf, "FLOWS")?,
+            inbound: Table::take(ebpf, "INBOUND")?,
             upstreams: Table::take(ebpf, "UPSTREAMS")?,
             states: Table::take(ebpf, "STATES")?,
             paired: Table::take(ebpf, "PAIRED")?,

@@ -1,0 +1,211 @@
+//! Packets as the tc programs see them: read by helper calls, so that it does not matter which part is
+//! linear, and rewritten with their checksums.
+
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use core::mem::offset_of;
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+use proxy_common::{
+    addr::{AddrWords, mapped, unmapped},
+    flow::FlowKey,
+};
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Extension headers that are skipped; what has more is not read.
+const MAX_EXTENSIONS: usize = 6;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+/// IP protocol number of SCTP.
+pub const SCTP: u8 = 132;
+
+/// Bits of the TCP header's flags.
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// A packet with ports.
+pub struct Packet {
+    /// Its sender's view: local is the source.
+    pub flow: FlowKey,
+    /// [`TCP`], [`UDP`] or [`SCTP`].
+    pub protocol: u8,
+    /// Where its transport header begins.
+    pub l4: usize,
+    /// The TCP header's flags, else 0.
+    flags: u8,
+}
+
+/// What was found.
+pub enum Parsed {
+    /// It has ports.
+    Packet(Packet),
+    /// Not IP, another protocol, or a later fragment, which goes the way of the first.
+    Other,
+    /// Cut short, or behind more headers than are read.
+    Unreadable,
+}
+
+/// Which end of a packet is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Destination,
+}
+
+impl Packet {
+    /// It opens a TCP connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+}
+
+/// Reads the headers of an Ethernet frame.
+#[inline(always)]
+pub fn parse(ctx: &TcContext) -> Parsed {
+    let Ok(ether_type) = ctx.load::<u16>(offset_of!(EthHdr, ether_type)) else { return Parsed::Unreadable };
+    match u16::from_be(ether_type) {
+        ETHERTYPE_IPV4 => parse4(ctx),
+        ETHERTYPE_IPV6 => parse6(ctx),
+        _ => Parsed::Other,
+    }
+}
+
+#[inline(always)]
+fn parse4(ctx: &TcContext) -> Parsed {
+    let Ok(ip) = ctx.load::<Ipv4Hdr>(EthHdr::LEN) else { return Parsed::Unreadable };
+    if ip.frag_offset() != 0 {
+        return Parsed::Other;
+    }
+    let ends = (mapped(u32::from_ne_bytes(ip.src_addr)), mapped(u32::from_ne_bytes(ip.dst_addr)));
+    transport(ctx, ip.proto, EthHdr::LEN + usize::from(ip.ihl()), ends)
+}
+
+#[inline(always)]
+fn parse6(ctx: &TcContext) -> Parsed {
+    let Ok(ip) = ctx.load::<Ipv6Hdr>(EthHdr::LEN) else { return Parsed::Unreadable };
+    let (mut next, mut at) = (ip.next_hdr, EthHdr::LEN + Ipv6Hdr::LEN);
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            break;
+        }
+        let Ok(head) = ctx.load::<[u8; 4]>(at) else { return Parsed::Unreadable };
+        let [following, length, offset_high, offset_low] = head;
+        if next == FRAGMENT {
+            if u16::from_be_bytes([offset_high, offset_low]) >> 3 != 0 {
+                return Parsed::Other;
+            }
+            at += 8;
+        } else {
+            at += (usize::from(length) + 1) * 8;
+        }
+        next = following;
+    }
+    if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        return Parsed::Unreadable;
+    }
+    transport(ctx, next, at, (words(ip.src_addr), words(ip.dst_addr)))
+}
+
+#[inline(always)]
+fn words(octets: [u8; 16]) -> AddrWords {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+#[inline(always)]
+fn transport(ctx: &TcContext, protocol: u8, l4: usize, (source, destination): (AddrWords, AddrWords)) -> Parsed {
+    if !matches!(protocol, TCP | UDP | SCTP) {
+        return Parsed::Other;
+    }
+    // All three begin with their ports.
+    let Ok([a, b, c, d]) = ctx.load::<[u8; 4]>(l4) else { return Parsed::Unreadable };
+    let mut flags = 0;
+    if protocol == TCP {
+        let Ok(found) = ctx.load::<u8>(l4 + TCP_FLAGS) else { return Parsed::Unreadable };
+        flags = found;
+    }
+    let flow = FlowKey {
+        local: source,
+        remote: destination,
+        local_port: u16::from_be_bytes([a, b]),
+        remote_port: u16::from_be_bytes([c, d]),
+    };
+    Parsed::Packet(Packet { flow, protocol, l4, flags })
+}
+
+/// Where the flags are in a TCP header: behind data offset and reserved bits.
+const TCP_FLAGS: usize = offset_of!(TcpHdr, ack_seq) + 5;
+
+/// Replaces the address and port of one end of a TCP packet; the address must be of the same family.
+#[inline(always)]
+pub fn rewrite(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    (addr, port): (&AddrWords, u16),
+) -> Result<(), i64> {
+    let (old, old_port) = match end {
+        End::Source => (packet.flow.local, packet.flow.local_port),
+        End::Destination => (packet.flow.remote, packet.flow.remote_port),
+    };
+    let check = packet.l4 + offset_of!(TcpHdr, check);
+    match (unmapped(&old), unmapped(addr)) {
+        (Some(old), Some(new)) => rewrite_addr4(ctx, end, check, (old, new))?,
+        (None, None) => rewrite_addr6(ctx, end, check, (&old, addr))?,
+        _ => return Err(-1),
+    }
+    let at = match end {
+        End::Source => offset_of!(TcpHdr, source),
+        End::Destination => offset_of!(TcpHdr, dest),
+    };
+    ctx.l4_csum_replace(check, u64::from(old_port.to_be()), u64::from(port.to_be()), 2)?;
+    ctx.store(packet.l4 + at, &port.to_be(), 0)
+}
+
+#[inline(always)]
+fn rewrite_addr4(ctx: &TcContext, end: End, check: usize, (old, new): (u32, u32)) -> Result<(), i64> {
+    let at = match end {
+        End::Source => offset_of!(Ipv4Hdr, src_addr),
+        End::Destination => offset_of!(Ipv4Hdr, dst_addr),
+    };
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR) | 4;
+    ctx.l4_csum_replace(check, u64::from(old), u64::from(new), pseudo)?;
+    ctx.l3_csum_replace(EthHdr::LEN + offset_of!(Ipv4Hdr, check), u64::from(old), u64::from(new), 4)?;
+    ctx.store(EthHdr::LEN + at, &new, 0)
+}
+
+#[inline(always)]
+fn rewrite_addr6(
+    ctx: &TcContext,
+    end: End,
+    check: usize,
+    (old, new): (&AddrWords, &AddrWords),
+) -> Result<(), i64> {
+    let at = match end {
+        End::Source => offset_of!(Ipv6Hdr, src_addr),
+        End::Destination => offset_of!(Ipv6Hdr, dst_addr),
+    };
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR) | 4;
+    for (old, new) in old.iter().zip(new) {
+        ctx.l4_csum_replace(check, u64::from(*old), u64::from(*new), pseudo)?;
+    }
+    ctx.store(EthHdr::LEN + at, new, 0)
+}
