@@ -4,6 +4,7 @@
 //! An endpoint that a policy names the port of allows what some rule of some policy allows, and no
 //! more. Other endpoints have no [`EndpointPolicy`] and allow everything.
 
+pub mod access;
 mod compile;
 mod ere;
 mod form;
@@ -26,7 +27,7 @@ use request::Subject;
 use std::{fmt, sync::Arc};
 
 /// One rule, as written in one place of one policy.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct Rule {
     /// Stands for the name in the kernel's tables; never 0.
     pub id: u32,
@@ -38,7 +39,7 @@ pub struct Rule {
 }
 
 /// What a rule allows.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Allows {
     /// Every byte: the policy opens the port without a word on HTTP.
     Port,

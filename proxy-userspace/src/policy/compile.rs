@@ -38,7 +38,7 @@ const HOSTS: Reader = Reader {
 };
 
 /// A rule as far as the kernel half can match it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub(super) struct Shape {
     methods: u32,
     targets: Vec<Form>,
@@ -46,7 +46,7 @@ pub(super) struct Shape {
 }
 
 /// Which hosts a rule asks for.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 enum Hosts {
     Any,
     /// Any of these, and perhaps others that the kernel half cannot match; why not. Without any of

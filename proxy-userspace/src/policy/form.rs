@@ -11,7 +11,7 @@ const MAX_CLASS: usize = 16;
 const MAX_COPIES: u32 = 16;
 
 /// Strings that begin alike.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(super) struct Form {
     /// How they begin.
     pub(super) start: Vec<u8>,
@@ -20,7 +20,7 @@ pub(super) struct Form {
 }
 
 /// How strings go on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(super) enum Rest {
     /// Not at all.
     Nothing,
