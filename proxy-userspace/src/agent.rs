@@ -141,6 +141,8 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         timeouts: Timeouts::from(config.timeouts),
         node_addresses: node_addresses.into_iter().collect(),
         policies: Arc::default(),
+        access: Arc::default(),
+        node_name: None,
     })
 }
 

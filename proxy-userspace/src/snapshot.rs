@@ -14,9 +14,13 @@ pub use builder::build;
 
 use crate::{
     identity::PodIndex,
-    policy::{EndpointPolicy, Register},
+    policy::{
+        EndpointPolicy, Register,
+        access::{Access, AccessBuilder},
+    },
     sharded::Sharded,
 };
+use parking_lot::Mutex;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -40,6 +44,8 @@ pub struct Snapshot {
     pub workload_by_ip: Sharded<IpAddr, Arc<str>>,
     /// The pods that live, by name, UID and address.
     pub pods: PodIndex,
+    /// Who may connect to whom.
+    pub access: Access,
     /// Names of the rules in force, by the ids that the kernel half knows.
     pub rule_names: Sharded<u32, Arc<str>>,
 }
@@ -55,6 +61,10 @@ pub struct BuildOptions {
     pub node_addresses: Vec<IpAddr>,
     /// Ids of policies, which stay the same from one reading to the next.
     pub policies: Arc<Register>,
+    /// What the last reading said of who may connect to whom.
+    pub access: Arc<Mutex<AccessBuilder>>,
+    /// This node's name, where it is known.
+    pub node_name: Option<String>,
 }
 
 /// One port of one Service with its endpoints.

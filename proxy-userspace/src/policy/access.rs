@@ -16,7 +16,6 @@ mod peer;
 mod rules;
 mod selector;
 mod set;
-mod shards;
 
 pub use builder::{AccessBuilder, PodFacts};
 pub use class::Class;
@@ -29,8 +28,9 @@ pub use set::{Audit, NamedPort, PolicySet, PortRow, PortVerdict, Side};
 pub(crate) use selector::reserved;
 
 use super::EndpointPolicy;
+use crate::sharded::Sharded;
 use net::NetTable;
-use shards::Shards;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 /// A protocol that has ports.
@@ -118,10 +118,10 @@ pub struct Access {
     digest: (u64, u64),
     /// This node's name, where it is known.
     node: Option<Arc<str>>,
-    pods: Shards<Arc<str>, Arc<PodState>>,
-    by_uid: Shards<Arc<str>, Arc<PodState>>,
-    addresses: Shards<IpAddr, Holder>,
-    sets: Shards<u32, Arc<PolicySet>>,
+    pods: Sharded<Arc<str>, Arc<PodState>>,
+    by_uid: Sharded<Arc<str>, Arc<PodState>>,
+    addresses: Sharded<IpAddr, Holder>,
+    sets: Sharded<u32, Arc<PolicySet>>,
     /// Of addresses that nobody here has.
     nets: Arc<NetTable<Arc<Class>>>,
     /// Of nodes at an address that is not known: this one and others.

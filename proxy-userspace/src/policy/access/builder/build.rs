@@ -294,7 +294,8 @@ impl AccessBuilder {
             self.access.by_uid.remove(uid);
         }
         let Some(facts) = self.pods.get(name).cloned() else {
-            return self.access.pods.remove(name);
+            self.access.pods.remove(name);
+            return;
         };
         let [ingress, egress] =
             sets.unwrap_or_else(|| old.map_or([None, None], |old| [old.ingress.clone(), old.egress.clone()]));
@@ -340,7 +341,7 @@ impl AccessBuilder {
             match holder {
                 Some(holder) => self.access.addresses.insert(address, holder),
                 None => self.access.addresses.remove(&address),
-            }
+            };
         }
     }
 
