@@ -161,6 +161,9 @@ pub struct Config {
     /// Part of the connections fit for the splice lane that stays in relay, for comparison.
     #[arg(long, env = "WEIR_SPLICE_CONTROL", value_name = "PERCENT", value_parser = percent, default_value = "1%")]
     pub splice_control: f64,
+    /// Port of this node's addresses where Ingresses are served.
+    #[arg(long, env = "WEIR_INGRESS_HTTP_PORT", default_value_t = 80)]
+    pub ingress_http_port: u16,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,

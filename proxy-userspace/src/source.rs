@@ -90,7 +90,8 @@ kinds! {
 }
 
 /// Kinds that are in no namespace.
-const CLUSTERWIDE: [&str; 2] = [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND];
+const CLUSTERWIDE: [&str; 4] =
+    [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND, GatewayClass::KIND, IngressClass::KIND];
 
 /// An object, and where a finding about it points.
 #[derive(Clone, PartialEq, Debug)]
