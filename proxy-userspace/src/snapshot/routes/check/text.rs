@@ -136,7 +136,7 @@ pub(in super::super) fn duration(text: &str) -> Option<Duration> {
 /// Faults of a CORS filter, by field.
 pub(super) fn cors(cors: &Cors) -> Vec<(&'static str, String)> {
     let mut faults = Vec::new();
-    let methods = |text: &str| text == "*" || super::METHODS.contains(&text);
+    let methods = |text: &str| text == "*" || super::route::METHODS.contains(&text);
     let lists: [(&str, &[String], usize, fn(&str) -> bool); 4] = [
         ("allowOrigins", &cors.allow_origins, 64, origin),
         ("allowMethods", &cors.allow_methods, 9, methods),
