@@ -15,7 +15,7 @@ use crate::{
     relay::Relay,
     snapshot::{BuildOptions, Timeouts},
     source::{
-        directory::{Watch, Watching},
+        origin::{Source, Watched},
         publisher::Publisher,
     },
     status::{Board, Degraded},
@@ -73,7 +73,7 @@ fn log_to_stderr() {
 }
 
 async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyhow::Result<()> {
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let max_connections = listener::connection_budget().min(config.max_connections.unwrap_or(u32::MAX));
     let listeners = listener::bind(config)?;
@@ -82,18 +82,20 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
 
     let publisher = Publisher::new(build_options(config, &addrs)?, Arc::clone(board));
     let (snapshot, mut generations) = (publisher.snapshot(), publisher.generations());
-    let mut watch = Watch::open(&config.config, publisher)?;
+    let mut source = tokio::select! {
+        source = Source::open(config, publisher, board) => source?,
+        () = signals.next() => return Ok(()),
+    };
     let datapath = load(config, board, addrs, &observer)?;
     let applied = Applied { datapath: datapath.clone(), board: Arc::clone(board) };
     datapath.supersede(&snapshot.load());
     datapath.apply(&snapshot.load()).context("write the configuration into the kernel's tables")?;
-    watch.publisher().announce_to({
+    source.publisher().announce_to({
         let datapath = datapath.clone();
         move |snapshot| datapath.supersede(snapshot)
     });
     generations.mark_unchanged();
-    let watching = watch.spawn().context("watch the configuration directory")?;
-    tokio::spawn(reload_on(hangup, watching));
+    tokio::spawn(reload_on(hangup, source.watch()?));
 
     let relay = Relay::new(config, Arc::clone(&snapshot), datapath.clone(), observer)?;
     let limits = Limits::new(max_connections, config.max_connections_per_client);
@@ -143,7 +145,6 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         policies: Arc::default(),
         access: Arc::default(),
         node_name: None,
-        ingress_http_port: config.ingress_http_port,
     })
 }
 
@@ -237,10 +238,10 @@ async fn leave<A: Future<Output = ()>>(
     unsteered.context("stop steering")
 }
 
-/// Reads the configuration at every SIGHUP, without waiting for the directory to be quiet.
-async fn reload_on(mut hangup: Signal, watching: Watching) {
+/// Reads the configuration at every SIGHUP, without waiting for a change.
+async fn reload_on(mut hangup: Signal, watched: Watched) {
     while hangup.recv().await.is_some() {
-        watching.reload();
+        watched.reload();
     }
 }
 

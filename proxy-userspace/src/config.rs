@@ -1,7 +1,9 @@
 //! Arguments, and the [`Config`] that the rest of the agent reads.
 
+use crate::source::kubernetes::Access;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -108,10 +110,20 @@ pub enum FailurePolicy {
 /// Arguments of `weir run`: the agent's whole configuration.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Directory of Kubernetes manifests (Service, EndpointSlice, CiliumNetworkPolicy, Pod); watched for
-    /// changes, and read at once on SIGHUP.
+    /// Read objects from this directory of Kubernetes manifests; watched for changes, and read at once on
+    /// SIGHUP.
     #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// Read objects from the Kubernetes API, as the Pod's service account or as KUBECONFIG says. The default
+    /// where there is either and no --config. SIGHUP lists all of them again.
+    #[arg(long, env = "WEIR_KUBERNETES")]
+    pub kubernetes: bool,
+    /// Read objects from the Kubernetes API that this file names.
+    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name in Kubernetes [default: the host's name].
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
     /// Node address to listen on, one per IP family; found by default.
     #[arg(long, env = "WEIR_LISTEN_ADDR", value_name = "IP", value_delimiter = ',')]
     pub listen_addr: Vec<IpAddr>,
@@ -161,9 +173,6 @@ pub struct Config {
     /// Part of the connections fit for the splice lane that stays in relay, for comparison.
     #[arg(long, env = "WEIR_SPLICE_CONTROL", value_name = "PERCENT", value_parser = percent, default_value = "1%")]
     pub splice_control: f64,
-    /// Port of this node's addresses where Ingresses are served.
-    #[arg(long, env = "WEIR_INGRESS_HTTP_PORT", default_value_t = 80)]
-    pub ingress_http_port: u16,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,
@@ -198,6 +207,42 @@ pub struct Config {
     /// Threads that carry traffic [default: one per CPU].
     #[arg(long, env = "WEIR_WORKERS")]
     pub workers: Option<usize>,
+}
+
+/// Where objects come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The Kubernetes API.
+    Kubernetes(Access),
+}
+
+impl Config {
+    /// Where objects come from: what the arguments say or else, where they say nothing, what the
+    /// environment does; `variable` reads that.
+    pub fn origin(&self, variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Origin> {
+        let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+        let found = || match (is_set("KUBECONFIG"), is_set("KUBERNETES_SERVICE_HOST")) {
+            (true, _) => Some(Access::Kubectl),
+            (false, true) => Some(Access::InCluster),
+            (false, false) => None,
+        };
+        let asked = self.kubernetes || self.kubeconfig.is_some();
+        match (&self.config, &self.kubeconfig) {
+            (Some(_), _) if asked => anyhow::bail!("--config and --kubernetes are two sources: give one"),
+            (Some(dir), _) => Ok(Origin::Directory(dir.clone())),
+            (None, Some(file)) => Ok(Origin::Kubernetes(Access::File(file.clone()))),
+            (None, None) => match found() {
+                Some(access) => Ok(Origin::Kubernetes(access)),
+                None if asked => Ok(Origin::Kubernetes(Access::Kubectl)),
+                None => anyhow::bail!(
+                    "nothing to read objects from: give --config DIR, or --kubernetes (there is neither \
+                     KUBECONFIG nor a service account)"
+                ),
+            },
+        }
+    }
 }
 
 /// `1%` or `1` as 0.01.
@@ -236,4 +281,33 @@ pub struct TimeoutArgs {
     /// A pooled connection to an endpoint without a request: closed.
     #[arg(long, env = "WEIR_TIMEOUT_UPSTREAM_IDLE", value_parser = humantime::parse_duration, default_value = "3s")]
     pub timeout_upstream_idle: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use super::*;
+
+    fn origin(arguments: &[&str], environment: &[&str]) -> Result<Origin, String> {
+        let arguments = ["weir", "run"].iter().chain(arguments);
+        let Command::Run(config) = Cli::parse_from(arguments).command else { panic!("not run") };
+        let variable = |name: &str| environment.contains(&name).then(|| OsString::from("x"));
+        config.origin(variable).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn objects_come_from_where_the_arguments_say_or_the_environment_if_they_say_nothing() {
+        let directory = Ok(Origin::Directory("/x".into()));
+        let cluster = ["KUBERNETES_SERVICE_HOST"];
+        assert_eq!(origin(&["--config=/x"], &[]), directory);
+        assert_eq!(origin(&["--config=/x"], &cluster), directory);
+        let api = |access| Ok(Origin::Kubernetes(access));
+        assert_eq!(origin(&[], &cluster), api(Access::InCluster));
+        assert_eq!(origin(&["--kubernetes"], &cluster), api(Access::InCluster));
+        assert_eq!(origin(&[], &["KUBECONFIG", "KUBERNETES_SERVICE_HOST"]), api(Access::Kubectl));
+        assert_eq!(origin(&["--kubernetes"], &[]), api(Access::Kubectl));
+        assert_eq!(origin(&["--kubeconfig=/f"], &cluster), api(Access::File("/f".into())));
+        assert!(origin(&[], &[]).unwrap_err().contains("--config DIR"));
+        assert!(origin(&["--config=/x", "--kubernetes"], &[]).unwrap_err().contains("two sources"));
+    }
 }

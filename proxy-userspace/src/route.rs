@@ -1,15 +1,5 @@
 //! From what a client asked for to where its requests go.
 
-pub(crate) mod cors;
-pub(crate) mod fields;
-pub(crate) mod host;
-pub(crate) mod path;
-pub(crate) mod redirect;
-pub(crate) mod rewrite;
-pub(crate) mod rule;
-pub(crate) mod table;
-pub(crate) mod target;
-
 use crate::{
     orig_dst::OrigDstAddr,
     snapshot::{Cluster, Family, Snapshot},

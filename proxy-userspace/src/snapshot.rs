@@ -2,12 +2,10 @@
 
 mod annotations;
 mod builder;
-pub mod conditions;
 mod lint;
 mod pods;
 mod policies;
 mod policy;
-mod routes;
 mod selector;
 mod service;
 mod slice;
@@ -20,12 +18,11 @@ use crate::{
         EndpointPolicy, Register,
         access::{Access, AccessBuilder},
     },
-    route::table::{Routes, Site},
     sharded::Sharded,
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -51,25 +48,10 @@ pub struct Snapshot {
     pub access: Access,
     /// Names of the rules in force, by the ids that the kernel half knows.
     pub rule_names: Sharded<u32, Arc<str>>,
-    /// What Ingresses and HTTPRoutes say.
-    pub routes: Arc<Routes>,
-    /// The same by the addresses of this node where it is served.
-    pub by_gateway: HashMap<SocketAddr, Arc<Site>>,
-    /// What is to be said about Gateways and routes.
-    pub statuses: Arc<Vec<conditions::ObjectStatus>>,
-}
-
-impl Snapshot {
-    /// The cluster of this name, `namespace/service:port`.
-    #[must_use]
-    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
-        let at = self.clusters.binary_search_by(|cluster| (*cluster.name).cmp(name)).ok()?;
-        self.clusters.get(at)
-    }
 }
 
 /// What [`build`] needs to know beside the objects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BuildOptions {
     /// Ports that carry HTTP.
     pub http_ports: BTreeSet<u16>,
@@ -83,22 +65,6 @@ pub struct BuildOptions {
     pub access: Arc<Mutex<AccessBuilder>>,
     /// This node's name, where it is known.
     pub node_name: Option<String>,
-    /// The port of the nodes' addresses where Ingresses are served.
-    pub ingress_http_port: u16,
-}
-
-impl Default for BuildOptions {
-    fn default() -> Self {
-        Self {
-            http_ports: BTreeSet::new(),
-            timeouts: Timeouts::default(),
-            node_addresses: Vec::new(),
-            policies: Arc::default(),
-            access: Arc::default(),
-            node_name: None,
-            ingress_http_port: 80,
-        }
-    }
 }
 
 /// One port of one Service with its endpoints.

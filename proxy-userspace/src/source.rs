@@ -5,8 +5,10 @@ pub mod cilium;
 pub mod directory;
 pub mod finding;
 pub mod gateway;
+pub mod kubernetes;
 mod manifest;
 mod node;
+pub(crate) mod origin;
 pub mod publisher;
 pub mod store;
 
@@ -47,6 +49,18 @@ macro_rules! kinds {
             /// Takes out what one reading of a file brought, and puts in what the next one does.
             pub fn exchange(&mut self, old: &Self, new: &Self) {
                 $(self.$field.exchange(&old.$field, &new.$field);)*
+            }
+
+            /// Puts each object of `new` in the place of whatever has its kind and name.
+            pub(crate) fn replace(&mut self, new: &Self) {
+                $(new.$field.shared().for_each(|object| self.$field.replace(Arc::clone(object)));)*
+            }
+
+            /// Removes whatever has this kind and name.
+            pub(crate) fn forget(&mut self, kind: &str, key: &Key) {
+                $(if kind == <$ty as Resource>::KIND {
+                    self.$field.forget(key);
+                })*
             }
         }
 
@@ -90,8 +104,15 @@ kinds! {
 }
 
 /// Kinds that are in no namespace.
-const CLUSTERWIDE: [&str; 4] =
-    [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND, GatewayClass::KIND, IngressClass::KIND];
+const CLUSTERWIDE: [&str; 2] = [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND];
+
+/// The namespace that an object of a kind is kept under; `said` is what it says itself.
+pub(crate) fn namespace_of<'a>(kind: &str, said: Option<&'a str>) -> &'a str {
+    if CLUSTERWIDE.contains(&kind) {
+        return "";
+    }
+    said.filter(|said| !said.is_empty()).unwrap_or("default")
+}
 
 /// An object, and where a finding about it points.
 #[derive(Clone, PartialEq, Debug)]
@@ -148,12 +169,7 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
     pub fn new(object: T, file: Arc<str>, lines: Lines) -> Option<Self> {
         let metadata = object.metadata();
         let name = metadata.name.clone().filter(|name| !name.is_empty())?;
-        let namespace = if CLUSTERWIDE.contains(&T::KIND) {
-            String::new()
-        } else {
-            let namespace = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
-            namespace.unwrap_or_else(|| "default".to_owned())
-        };
+        let namespace = namespace_of(T::KIND, metadata.namespace.as_deref()).to_owned();
         Some(Self { namespace, name, object, file, lines })
     }
 

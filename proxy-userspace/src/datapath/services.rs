@@ -50,7 +50,7 @@ impl Compiler {
         for (frontend, cluster) in snapshot.by_frontend.iter() {
             self.add_frontend(&mut tables, *frontend, cluster);
         }
-        for endpoint in snapshot.by_endpoint.keys().chain(snapshot.by_gateway.keys()) {
+        for endpoint in snapshot.by_endpoint.keys() {
             // Steered by its own address; nothing to choose from.
             let service = Service { lane: LANE_STEER, id: 0, endpoints: 0 };
             tables.services.entry(Key(service_key(*endpoint))).or_insert(service);

@@ -3,7 +3,6 @@
 use super::{
     BuildOptions, Cluster, Endpoint, Lane, Snapshot, lint, pods,
     policies::Policies,
-    routes,
     service::{self, Service, ServicePort},
     slice::{self, Slice},
 };
@@ -48,7 +47,6 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
         }
         lint::service(&service, slices, clusters.get(first..).unwrap_or_default(), &mut findings);
     }
-    let (routes, statuses) = routes::build(objects, options, &mut findings);
     policies.lint(&mut findings);
     lint::orphans(&slices, &objects.services, &mut findings);
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
@@ -57,9 +55,6 @@ pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Sna
     snapshot.rule_names = policies.rule_names();
     snapshot.pods = pods::index(&distinct(&objects.pods, &mut Vec::new()));
     snapshot.workload_by_ip = workloads(slices.values().flatten());
-    snapshot.by_gateway = routes.served_at(&options.node_addresses);
-    snapshot.routes = Arc::new(routes);
-    snapshot.statuses = Arc::new(statuses);
     findings.sort();
     (snapshot, findings)
 }

@@ -317,6 +317,10 @@ pub(super) fn is_known_elsewhere(field: &str) -> bool {
 
 /// Lines of everything below a node, under keys like `ingress[0].toPorts[1].ports`.
 pub(super) fn deep_lines(node: &Node, path: &str, lines: &mut Vec<(Box<str>, u32)>) {
+    if node.line == 0 {
+        // It came from the API.
+        return;
+    }
     let mut below = |step: String, child: &Node| {
         lines.push((step.as_str().into(), child.line));
         deep_lines(child, &step, lines);

@@ -50,6 +50,24 @@ pub(super) fn parse(
     Ok(())
 }
 
+/// Reads one object of a kind from JSON, the way [`parse`] reads a document.
+pub(super) fn add_json(
+    file: &Arc<str>,
+    json: serde_json::Value,
+    (api_version, kind): (&str, &str),
+    objects: &mut Objects,
+    findings: &mut Vec<Finding>,
+) {
+    let mut manifest = Manifest { file, objects, findings };
+    match Node::of_json(json, MAX_DEPTH) {
+        Some(node) => manifest.add(&node, Some(TypeMeta { api_version, kind })),
+        None => {
+            let text = format!("{kind} is nested deeper than {MAX_DEPTH} levels");
+            manifest.findings.push(file_error(file, 0, &text, ""));
+        }
+    }
+}
+
 fn limits() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -358,6 +376,10 @@ fn deep<T>(mut sourced: Sourced<T>, node: &Node) -> Sourced<T> {
 }
 
 fn lines(node: &Node) -> Lines {
+    if node.line == 0 {
+        // It came from the API.
+        return Lines::default();
+    }
     let body = node.get("spec").unwrap_or(node);
     let annotations = node.get("metadata").and_then(|metadata| metadata.get("annotations"));
     let fields = body.entries().iter().chain(annotations.map_or(&[][..], Node::entries));

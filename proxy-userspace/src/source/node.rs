@@ -46,6 +46,30 @@ impl Node {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
+    /// The same tree for a JSON value, without lines; `None` where it is nested deeper than `levels`.
+    pub(super) fn of_json(json: serde_json::Value, levels: usize) -> Option<Self> {
+        let below = levels.checked_sub(1)?;
+        let value = match json {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::String(text) => Value::Text(text),
+            serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+                (Some(value), _) => Value::Int(value),
+                (None, Some(value)) => Value::Unsigned(value),
+                (None, None) => Value::Float(number.as_f64()?),
+            },
+            serde_json::Value::Array(items) => {
+                Value::List(items.into_iter().map(|item| Self::of_json(item, below)).collect::<Option<_>>()?)
+            }
+            serde_json::Value::Object(fields) => {
+                let entries =
+                    fields.into_iter().map(|(key, value)| Some((key, Self::of_json(value, below)?)));
+                Value::Map(entries.collect::<Option<_>>()?)
+            }
+        };
+        Some(Self { line: 0, value })
+    }
+
     /// Reads a typed object. Fields that the type does not have go to the second list.
     pub(super) fn read<'de, T: de::Deserialize<'de>>(&'de self) -> Result<(T, Vec<Unknown>), Fault> {
         let unknown = RefCell::default();

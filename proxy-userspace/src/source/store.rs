@@ -101,6 +101,11 @@ impl<T> Store<T> {
         self.objects.values().map(|object| &**object)
     }
 
+    /// The same, shared.
+    pub(super) fn shared(&self) -> impl Iterator<Item = &Shared<T>> {
+        self.objects.values()
+    }
+
     /// The object with a key, or with `namespace/name`.
     pub fn get(&self, key: &(impl Borrow<str> + ?Sized)) -> Option<&Shared<T>> {
         self.objects.get(key.borrow())
