@@ -4,6 +4,7 @@
 //! removed on drop; what a killed run left behind is removed by [`sweep::dead_runs`].
 
 pub mod agent;
+pub mod apiserver;
 pub mod binary;
 pub mod cgroup;
 pub mod conversation;
