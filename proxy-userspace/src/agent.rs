@@ -142,6 +142,8 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         http_ports: config.http_ports.iter().copied().collect(),
         timeouts: Timeouts::from(config.timeouts),
         node_addresses: node_addresses.into_iter().collect(),
+        zone: config.zone.clone(),
+        names: Arc::default(),
         policies: Arc::default(),
         access: Arc::default(),
         node_name: None,

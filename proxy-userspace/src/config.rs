@@ -133,6 +133,10 @@ pub struct Config {
     /// Where /metrics, /livez, /readyz and /status are served.
     #[arg(long, env = "WEIR_ADMIN_ADDR", default_value = "127.0.0.1:15020")]
     pub admin_addr: SocketAddr,
+    /// This node's zone: endpoints that are meant for other zones are left alone while all are meant for
+    /// some, and one for this.
+    #[arg(long, env = "WEIR_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
     /// Ports that carry HTTP: connects to them are steered to the agent.
     #[arg(long, env = "WEIR_HTTP_PORTS", value_delimiter = ',', default_value = "8080")]
     pub http_ports: Vec<u16>,

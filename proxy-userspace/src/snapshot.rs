@@ -2,15 +2,21 @@
 
 mod annotations;
 mod builder;
+mod claims;
+mod cluster;
+mod clusters;
 mod lint;
+mod places;
 mod pods;
 mod policies;
 mod policy;
 mod selector;
 mod service;
 mod slice;
+mod told;
 
-pub use builder::build;
+pub use builder::{Builder, build};
+pub use clusters::Clusters;
 
 use crate::{
     identity::PodIndex,
@@ -34,8 +40,9 @@ pub struct Snapshot {
     /// Counts up with every change.
     pub generation: u64,
     /// Every Service port, by name.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// Service addresses (ClusterIP and port, node address and node port) to their cluster.
+    pub clusters: Clusters,
+    /// Service addresses (those of the cluster and external ones, each with the port; node addresses with
+    /// the node port) to their cluster.
     pub by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
     /// Endpoints' own addresses to the first cluster (by name) that holds them; only those that are
     /// steered: the address has an HTTP port, or the cluster's lane is [`Lane::Steer`].
@@ -59,11 +66,15 @@ pub struct BuildOptions {
     pub timeouts: Timeouts,
     /// This node's addresses, where node ports are reached; may be empty.
     pub node_addresses: Vec<IpAddr>,
+    /// This node's zone, for which endpoints may be meant.
+    pub zone: Option<String>,
+    /// Names that many objects have, kept once.
+    pub names: Arc<Names>,
     /// Ids of policies, which stay the same from one reading to the next.
     pub policies: Arc<Register>,
     /// What the last reading said of who may connect to whom.
     pub access: Arc<Mutex<AccessBuilder>>,
-    /// This node's name, where it is known.
+    /// This node's name, where it is known: endpoints on it carry it.
     pub node_name: Option<String>,
 }
 
@@ -86,9 +97,13 @@ pub struct Cluster {
     pub lane: Lane,
     /// What the port carries.
     pub protocol: Protocol,
-    /// ClusterIPs with the Service port; node ports are in [`Snapshot::by_frontend`] alone.
+    /// ClusterIPs with the Service port.
     pub frontends: Vec<SocketAddr>,
-    /// All endpoints, ready or not.
+    /// External and load balancers' addresses with the Service port, and this node's with the node port.
+    pub external: Vec<SocketAddr>,
+    /// How its endpoints are chosen.
+    pub traffic: Traffic,
+    /// All endpoints, ready or not, by address.
     pub endpoints: Vec<Endpoint>,
     /// This Service's timeouts.
     pub timeouts: Timeouts,
@@ -105,14 +120,103 @@ impl Cluster {
     /// Endpoints that new connections of one family may go to: the ready ones or, where none is,
     /// those that still serve while they terminate (as kube-proxy does).
     pub fn usable_endpoints(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
-        let any_ready = self.ready_endpoints(family).next().is_some();
-        self.endpoints_of(family).filter(move |endpoint| {
+        self.usable_within(family, Scope::Cluster)
+    }
+
+    /// The same of one part of the cluster.
+    pub fn usable_within(&self, family: Family, scope: Scope) -> impl Iterator<Item = &Endpoint> {
+        let within = move |endpoint: &&Endpoint| scope.holds(endpoint);
+        let any_ready = self.ready_endpoints(family).filter(within).next().is_some();
+        self.endpoints_of(family).filter(within).filter(move |endpoint| {
             if any_ready { endpoint.ready } else { endpoint.serving && endpoint.terminating }
         })
     }
 
+    /// Which endpoints connections from pods of this node go to, by the address that they asked for. An
+    /// external address is short for the Service there, wherever its endpoints are: `externalTrafficPolicy`
+    /// is for what comes from outside.
+    #[must_use]
+    pub fn scope_within(&self, frontend: &SocketAddr) -> Scope {
+        if self.traffic.internal_local && self.frontends.contains(frontend) {
+            Scope::Node
+        } else {
+            Scope::Cluster
+        }
+    }
+
+    /// Which endpoints connections from outside the cluster go to.
+    #[must_use]
+    pub fn scope_from_outside(&self, frontend: &SocketAddr) -> Scope {
+        if self.traffic.external_local && self.external.contains(frontend) {
+            return Scope::Node;
+        }
+        self.scope_within(frontend)
+    }
+
+    /// Whether an endpoint has this address.
+    #[must_use]
+    pub fn has(&self, endpoint: &SocketAddr) -> bool {
+        self.endpoints.binary_search_by(|one| one.addr.cmp(endpoint)).is_ok()
+    }
+
     fn endpoints_of(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().filter(move |endpoint| Family::of(endpoint.addr.ip()) == family)
+    }
+}
+
+/// How a Service wants its endpoints to be chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// `sessionAffinity: ClientIP`: a client keeps its endpoint until it was silent for so long.
+    pub affinity: Option<Duration>,
+    /// `internalTrafficPolicy: Local`: connections to the cluster's own addresses stay on the node.
+    pub internal_local: bool,
+    /// `externalTrafficPolicy: Local`: those that come from outside do.
+    pub external_local: bool,
+}
+
+/// The part of a cluster that a connection may go to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Scope {
+    /// All endpoints, of those that are meant for zones those for this node's.
+    #[default]
+    Cluster,
+    /// Endpoints on this node.
+    Node,
+}
+
+impl Scope {
+    /// Whether an endpoint is in it.
+    #[must_use]
+    pub fn holds(self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Cluster => endpoint.near,
+            Self::Node => endpoint.local,
+        }
+    }
+}
+
+/// Names of which many objects have the same: each is kept once.
+#[derive(Debug, Default)]
+pub struct Names(parking_lot::Mutex<std::collections::HashSet<Arc<str>>>);
+
+impl Names {
+    /// How many are kept; nodes come and go, and those that are gone are forgotten beyond it.
+    const MANY: usize = 16_384;
+
+    /// The one copy of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Arc<str> {
+        let mut names = self.0.lock();
+        if let Some(known) = names.get(name) {
+            return Arc::clone(known);
+        }
+        if names.len() >= Self::MANY {
+            names.clear();
+        }
+        let name: Arc<str> = name.into();
+        names.insert(Arc::clone(&name));
+        name
     }
 }
 
@@ -174,7 +278,11 @@ pub struct Endpoint {
     /// `namespace/name` of the pod behind it (targetRef), the label value in metrics and logs.
     pub workload: Option<Arc<str>>,
     /// The node it runs on, if the slice says.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
+    /// That is this node.
+    pub local: bool,
+    /// It is meant for this node's zone, or nobody cares for zones.
+    pub near: bool,
     /// What requests may reach it; `None` allows everything.
     pub policy: Option<Arc<EndpointPolicy>>,
 }

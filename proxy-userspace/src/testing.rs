@@ -4,7 +4,7 @@
 use crate::{
     datapath::Steered,
     policy::{Allows, EndpointPolicy, Register, Rule},
-    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts},
+    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts, Traffic},
 };
 use clap::Parser;
 use std::{net::SocketAddr, sync::Arc};
@@ -12,7 +12,17 @@ use std::{net::SocketAddr, sync::Arc};
 /// A ready endpoint.
 pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
     let workload = Some(Arc::from("default/web-0"));
-    Endpoint { addr, ready: true, serving: true, terminating: false, workload, node: None, policy: None }
+    Endpoint {
+        addr,
+        ready: true,
+        serving: true,
+        terminating: false,
+        workload,
+        node: None,
+        local: false,
+        near: true,
+        policy: None,
+    }
 }
 
 /// A policy `demo/p` with rules of method, path and host; an empty pattern is none.
@@ -39,6 +49,8 @@ pub(crate) fn cluster_of(endpoints: &[SocketAddr]) -> Cluster {
         lane: Lane::Steer,
         protocol: Protocol::Detect,
         frontends: Vec::new(),
+        external: Vec::new(),
+        traffic: Traffic::default(),
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
         timeouts: Timeouts::from(config(&[]).timeouts),
         acceleration: AccelerationChoice::Default,
@@ -58,7 +70,7 @@ pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot 
         generation: 1,
         by_frontend: [(frontend, Arc::clone(&cluster))].into(),
         by_endpoint,
-        clusters: vec![cluster],
+        clusters: vec![cluster].into(),
         ..Snapshot::default()
     }
 }

@@ -184,7 +184,7 @@ mod tests {
             let policy = Some(Arc::new(EndpointPolicy::new("demo/p".into(), vec![rule], register)));
             cluster.endpoints.push(crate::snapshot::Endpoint { policy, ..endpoint(addr) });
         }
-        snapshot.clusters = vec![Arc::new(cluster)];
+        snapshot.clusters = vec![Arc::new(cluster)].into();
         snapshot
     }
 

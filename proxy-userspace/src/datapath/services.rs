@@ -45,7 +45,7 @@ impl Compiler {
     /// The tables of a snapshot.
     pub(super) fn compile(&mut self, snapshot: &Snapshot) -> Tables {
         let mut tables = Tables::default();
-        let alive: std::collections::HashSet<&str> = snapshot.clusters.iter().map(|c| &*c.name).collect();
+        let alive: std::collections::HashSet<&str> = snapshot.clusters.unsorted().map(|c| &*c.name).collect();
         self.ids.retain(|(name, _), _| alive.contains(&**name));
         for (frontend, cluster) in snapshot.by_frontend.iter() {
             self.add_frontend(&mut tables, *frontend, cluster);
@@ -106,7 +106,7 @@ pub(super) fn changes<'a, K: Eq + std::hash::Hash, V: PartialEq>(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::snapshot::{AccelerationChoice, Endpoint as ClusterEndpoint, Protocol, Timeouts};
+    use crate::snapshot::{AccelerationChoice, Endpoint as ClusterEndpoint, Protocol, Timeouts, Traffic};
 
     fn cluster(name: &str, lane: Lane, frontends: &[&str], endpoints: &[(&str, bool)]) -> Arc<Cluster> {
         let endpoint = |&(addr, ready): &(&str, bool)| ClusterEndpoint {
@@ -116,6 +116,8 @@ mod tests {
             terminating: false,
             workload: None,
             node: None,
+            local: false,
+            near: true,
             policy: None,
         };
         Arc::new(Cluster {
@@ -128,6 +130,8 @@ mod tests {
             lane,
             protocol: Protocol::Detect,
             frontends: frontends.iter().map(|addr| addr.parse().unwrap()).collect(),
+            external: Vec::new(),
+            traffic: Traffic::default(),
             endpoints: endpoints.iter().map(endpoint).collect(),
             timeouts: Timeouts::default(),
             acceleration: AccelerationChoice::Default,
@@ -138,7 +142,7 @@ mod tests {
         let frontends =
             |c: &Arc<Cluster>| c.frontends.iter().map(|f| (*f, Arc::clone(c))).collect::<Vec<_>>();
         Snapshot {
-            clusters: clusters.to_vec(),
+            clusters: clusters.to_vec().into(),
             by_frontend: clusters.iter().flat_map(frontends).collect(),
             ..Snapshot::default()
         }

@@ -1,62 +1,329 @@
-//! Objects to a [`Snapshot`]: a pure function, whatever the objects' order.
+//! Objects to a [`Snapshot`], change by change: what is made of the objects is a pure function of them,
+//! whatever their order, and what a change costs is what depends on it.
+//!
+//! A Service depends on itself, on its slices, and, where several Services claim an address, on who has
+//! it. An endpoint's own address leads to the first cluster that has it.
 
 use super::{
-    BuildOptions, Cluster, Endpoint, Lane, Snapshot, lint, pods,
+    BuildOptions, Cluster, Lane, Snapshot,
+    claims::{Claim, Claimant, Claimed, Claims, Strength},
+    cluster, lint,
+    places::Places,
+    pods,
     policies::Policies,
-    service::{self, Service, ServicePort},
+    service::{self, Service},
     slice::{self, Slice},
+    told::{About, Told},
 };
 use crate::{
-    sharded::Sharded,
+    policy::Register,
     source::{
-        Objects, Sourced,
+        Changes, Objects, Sourced,
         finding::{Finding, Severity},
-        store::Store,
+        store::{Key, Store},
     },
 };
-use k8s_openapi::{Metadata, Resource, api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    Metadata, Resource,
+    api::{core::v1, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     sync::Arc,
 };
-
-/// Slices of each Service, by namespace and name.
-type SlicesByService<'a> = HashMap<(&'a str, &'a str), Vec<Slice<'a>>>;
 
 /// Turns objects into a snapshot. A faulty object, or the faulty part of one, is left out and
 /// named in the findings, which come sorted. Where two objects claim the same, the older one wins
 /// (creationTimestamp, then namespace and name).
 #[must_use]
 pub fn build(objects: &Objects, options: &BuildOptions, generation: u64) -> (Snapshot, Vec<Finding>) {
-    options.policies.sweep();
-    let mut findings = Vec::new();
-    let slices = slices_by_service(objects, &mut findings);
-    let mut policies = Policies::read(objects, &options.policies, &mut findings);
-    let mut claims = Claims::default();
-    let mut clusters = Vec::new();
-    for source in distinct(&objects.services, &mut findings) {
-        let Some(service) = service::read(source, options, &mut findings) else { continue };
-        let slices =
-            slices.get(&(source.namespace.as_str(), source.name.as_str())).map_or(&[][..], Vec::as_slice);
-        let first = clusters.len();
+    let mut builder = Builder::new(options.clone());
+    builder.apply(objects);
+    let snapshot = Snapshot { generation, ..builder.snapshot().clone() };
+    (snapshot, builder.findings().cloned().collect())
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Builder {
+    options: BuildOptions,
+    objects: Objects,
+    services: HashMap<Key, Served>,
+    slices: HashMap<Key, BTreeSet<Key>>,
+    claims: Claims,
+    places: Places,
+    told: Told,
+    snapshot: Snapshot,
+}
+
+/// What a Service has, or wants to have, in the tables that all Services share.
+#[derive(Default, Debug)]
+struct Served {
+    claimed: Vec<Claimed>,
+    clusters: Vec<Arc<Cluster>>,
+}
+
+impl Builder {
+    /// Without an object.
+    #[must_use]
+    pub fn new(options: BuildOptions) -> Self {
+        Self {
+            options,
+            objects: Objects::default(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            claims: Claims::default(),
+            places: Places::default(),
+            told: Told::default(),
+            snapshot: Snapshot::default(),
+        }
+    }
+
+    /// What the objects make; its generation is 0.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What is wrong with them, sorted.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.told.iter()
+    }
+
+    /// How many findings there are, and how many of them are errors.
+    #[must_use]
+    pub fn finding_counts(&self) -> (usize, usize) {
+        self.told.counts()
+    }
+
+    /// Takes these objects for those that were there.
+    pub fn apply(&mut self, objects: &Objects) {
+        let changes = objects.changes(&self.objects);
+        let old = std::mem::replace(&mut self.objects, objects.clone());
+        let mut dirty = BTreeSet::new();
+        for key in &changes.slices {
+            self.change_slice(key, &old.slices, &mut dirty);
+        }
+        dirty.extend(changes.services.iter().cloned());
+        let mut affected = dirty.clone();
+        for key in &dirty {
+            self.claim(key, &mut affected);
+        }
+        self.tell_duplicates(&changes);
+        if !changes.pods.is_empty() {
+            self.snapshot.pods = pods::index(&distinct(&objects.pods, &mut Vec::new()));
+        }
+        let register = Arc::clone(&self.options.policies);
+        let mut policies = self.policies(objects, (&old, &changes), &register, &mut affected);
+        let mut touched = BTreeSet::new();
+        for key in &affected {
+            self.serve(key, policies.as_mut().map(|(policies, _)| policies), &mut touched);
+        }
+        touched.into_iter().for_each(|endpoint| self.lead(endpoint));
+        if let Some((policies, mut findings)) = policies {
+            policies.lint(&mut findings);
+            self.told.set(About::Whole("policies"), findings);
+            self.snapshot.rule_names = policies.rule_names();
+        }
+    }
+
+    /// The policies, where anything may depend on them, and what is wrong with them. All Services are
+    /// affected then.
+    fn policies<'a>(
+        &self,
+        objects: &'a Objects,
+        (old, changes): (&Objects, &Changes),
+        register: &'a Register,
+        affected: &mut BTreeSet<Key>,
+    ) -> Option<(Policies<'a>, Vec<Finding>)> {
+        let some = !objects.policies.is_empty() || !old.policies.is_empty();
+        if some {
+            affected.extend(self.services.keys().cloned());
+        }
+        let changed = [&changes.pods, &changes.network_policies, &changes.clusterwide_policies];
+        (some || changed.iter().any(|keys| !keys.is_empty())).then(|| {
+            register.sweep();
+            let mut findings = Vec::new();
+            (Policies::read(objects, register, &mut findings), findings)
+        })
+    }
+
+    /// A slice is new, different or gone.
+    fn change_slice(&mut self, key: &Key, old: &Store<EndpointSlice>, dirty: &mut BTreeSet<Key>) {
+        if let Some(old) = old.get(key) {
+            if let Some(service) = slice::service_of(old) {
+                let left = self.slices.get_mut(&service).map(|slices| {
+                    slices.remove(key);
+                    slices.len()
+                });
+                if left == Some(0) {
+                    self.slices.remove(&service);
+                }
+                dirty.insert(service);
+            }
+            if let Some(slice) = slice::read(old, &self.options, &mut Vec::new()) {
+                self.places.remove(&slice, &mut self.snapshot.workload_by_ip);
+            }
+        }
+        let mut findings = Vec::new();
+        if let Some(new) = self.objects.slices.get(key) {
+            if let Some(service) = slice::service_of(new) {
+                self.slices.entry(service.clone()).or_default().insert(key.clone());
+                dirty.insert(service);
+            }
+            if let Some(slice) = slice::read(new, &self.options, &mut findings) {
+                self.places.add(&slice, &mut self.snapshot.workload_by_ip);
+            }
+        }
+        self.told.set(About::Slice(key.clone()), findings);
+    }
+
+    /// Withdraws what a Service claimed, and claims what it wants now. Others that want the same are
+    /// affected.
+    fn claim(&mut self, key: &Key, affected: &mut BTreeSet<Key>) {
+        let old = self.services.get_mut(key).map(|served| std::mem::take(&mut served.claimed));
+        for what in old.into_iter().flatten() {
+            self.claims.withdraw(what, key, affected);
+        }
+        let Some(source) = self.objects.services.get(key) else { return };
+        let Some(service) = service::read(source, &self.options, &mut Vec::new()) else { return };
+        let claimant = Arc::new(Claimant::new(source));
+        let mut claimed = Vec::new();
+        for (place, port) in service.ports.iter().enumerate() {
+            let name = cluster::name(&service, port);
+            let own = cluster::own_addresses(&service, port).into_iter().map(Claimed::Address);
+            let node_port = port.node_port.into_iter().flat_map(|port| {
+                let on_nodes = self.options.node_addresses.iter().map(move |ip| SocketAddr::new(*ip, port));
+                std::iter::once(Claimed::NodePort(port)).chain(on_nodes.map(Claimed::Address))
+            });
+            let external = cluster::external_addresses(&service, port).into_iter().map(Claimed::Address);
+            let wanted = own
+                .chain(node_port)
+                .map(|what| (what, Strength::Own))
+                .chain(external.map(|what| (what, Strength::External)));
+            for (what, strength) in wanted {
+                self.claims.add(what, Claim::new(strength, &claimant, place, &name), affected);
+                claimed.push(what);
+            }
+        }
+        self.services.entry(key.clone()).or_default().claimed = claimed;
+    }
+
+    /// Makes a Service's clusters anew; `touched` are the endpoints of the old ones and the new ones.
+    fn serve(&mut self, key: &Key, policies: Option<&mut Policies<'_>>, touched: &mut BTreeSet<SocketAddr>) {
+        let mut findings = Vec::new();
+        let clusters = self.clusters(key, policies, &mut findings);
+        self.told.set(About::Service(key.clone()), findings);
+        self.told.set(About::Orphans(key.clone()), self.orphans(key));
+        let served = self.services.entry(key.clone()).or_default();
+        let old = std::mem::replace(&mut served.clusters, clusters.clone());
+        for cluster in &old {
+            self.snapshot.clusters.remove(&cluster.name);
+            for frontend in cluster.frontends.iter().chain(&cluster.external) {
+                let held = self.snapshot.by_frontend.get(frontend);
+                if held.is_some_and(|held| held.name == cluster.name) {
+                    self.snapshot.by_frontend.remove(frontend);
+                }
+            }
+        }
+        for cluster in &clusters {
+            self.snapshot.clusters.insert(Arc::clone(cluster));
+            for frontend in cluster.frontends.iter().chain(&cluster.external) {
+                self.snapshot.by_frontend.insert(*frontend, Arc::clone(cluster));
+            }
+        }
+        touched.extend(old.iter().chain(&clusters).flat_map(|one| &one.endpoints).map(|one| one.addr));
+        if self.objects.services.get(key).is_none() {
+            self.services.remove(key);
+        }
+    }
+
+    /// The clusters of a Service. One that is the same as before is the old one.
+    fn clusters(
+        &self,
+        key: &Key,
+        mut policies: Option<&mut Policies<'_>>,
+        findings: &mut Vec<Finding>,
+    ) -> Vec<Arc<Cluster>> {
+        let Some(source) = self.objects.services.get(key) else { return Vec::new() };
+        let Some(service) = service::read(source, &self.options, findings) else { return Vec::new() };
+        let slices = self.slices_of(key);
+        let mut clusters = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
-            let mut cluster = cluster(&service, port, slices, &mut claims, &mut findings);
-            restrict(&mut cluster, &mut policies);
+            let name = cluster::name(&service, port);
+            let has = |what| has(&self.claims, what, &name, &service, port.line, findings);
+            let mut cluster = cluster::make(&service, port, &slices, &self.options.node_addresses, has);
+            if let Some(policies) = policies.as_deref_mut() {
+                restrict(&mut cluster, policies);
+            }
             clusters.push(cluster);
         }
-        lint::service(&service, slices, clusters.get(first..).unwrap_or_default(), &mut findings);
+        lint::service(&service, &slices, &clusters, findings);
+        let old = self.services.get(key).map_or(&[][..], |served| &served.clusters);
+        let keep =
+            |new: Cluster| old.iter().find(|old| ***old == new).map_or_else(|| Arc::new(new), Arc::clone);
+        clusters.into_iter().map(keep).collect()
     }
-    policies.lint(&mut findings);
-    lint::orphans(&slices, &objects.services, &mut findings);
-    clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut snapshot = index(clusters.into_iter().map(Arc::new).collect(), options);
-    snapshot.generation = generation;
-    snapshot.rule_names = policies.rule_names();
-    snapshot.pods = pods::index(&distinct(&objects.pods, &mut Vec::new()));
-    snapshot.workload_by_ip = workloads(slices.values().flatten());
-    findings.sort();
-    (snapshot, findings)
+
+    fn slices_of(&self, key: &Key) -> Vec<Slice<'_>> {
+        let slices = self.slices.get(key).into_iter().flatten();
+        let sources = slices.filter_map(|slice| self.objects.slices.get(slice));
+        // What is wrong with them is told where they are.
+        sources.filter_map(|source| slice::read(source, &self.options, &mut Vec::new())).collect()
+    }
+
+    fn orphans(&self, key: &Key) -> Vec<Finding> {
+        if self.objects.services.get(key).is_some() {
+            return Vec::new();
+        }
+        self.slices_of(key).iter().map(lint::orphan).collect()
+    }
+
+    /// Leads an endpoint's own address to the first cluster, by name, that is steered there.
+    fn lead(&mut self, endpoint: SocketAddr) {
+        let http = self.options.http_ports.contains(&endpoint.port());
+        let services = self.places.services(endpoint.ip()).iter();
+        let clusters = services.filter_map(|key| self.services.get(key)).flat_map(|served| &served.clusters);
+        let first = clusters
+            .filter(|cluster| (http || cluster.lane == Lane::Steer) && cluster.has(&endpoint))
+            .min_by(|a, b| a.name.cmp(&b.name))
+            .cloned();
+        let led = self.snapshot.by_endpoint.get(&endpoint);
+        match first {
+            Some(first) if led.is_some_and(|led| Arc::ptr_eq(led, &first)) => {}
+            Some(first) => {
+                self.snapshot.by_endpoint.insert(endpoint, first);
+            }
+            None => {
+                self.snapshot.by_endpoint.remove(&endpoint);
+            }
+        }
+    }
+
+    fn tell_duplicates(&mut self, changes: &Changes) {
+        for key in &changes.services {
+            let about = About::Twice(v1::Service::KIND, key.clone());
+            self.told.set(about, duplicates(&self.objects.services, key));
+        }
+        for key in &changes.slices {
+            let about = About::Twice(EndpointSlice::KIND, key.clone());
+            self.told.set(about, duplicates(&self.objects.slices, key));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Builder {
+    /// Nothing is left of what is gone.
+    pub(super) fn assert_lean(&self) {
+        assert!(self.services.keys().all(|key| self.objects.services.get(key).is_some()));
+        assert!(self.slices.values().all(|slices| !slices.is_empty()));
+        let claimed: BTreeSet<_> =
+            self.services.values().flat_map(|served| &served.claimed).map(ToString::to_string).collect();
+        assert_eq!(self.claims.claimed().map(ToString::to_string).collect::<BTreeSet<_>>(), claimed);
+    }
 }
 
 /// Gives endpoints their policies. Where one has any, only the agent may make connections.
@@ -67,6 +334,22 @@ fn restrict(cluster: &mut Cluster, policies: &mut Policies<'_>) {
             cluster.lane = Lane::Steer;
         }
     }
+}
+
+/// Whether a cluster has what it wants; what another has is an error.
+fn has(
+    claims: &Claims,
+    what: Claimed,
+    cluster: &Arc<str>,
+    service: &Service<'_>,
+    line: u32,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let Some(holder) = claims.holder(what).filter(|holder| *holder != cluster) else { return true };
+    let text = format!("{what} belongs to the older Service {holder}");
+    let fix = "give it another; this one is left out";
+    findings.push(service.source.finding(Severity::Error, line, text, fix));
+    false
 }
 
 /// Oldest first. Younger ones of the same namespace and name are errors.
@@ -80,147 +363,16 @@ where
     sorted
 }
 
+fn duplicates<T>(objects: &Store<T>, key: &Key) -> Vec<Finding>
+where
+    T: Resource + Metadata<Ty = ObjectMeta>,
+{
+    objects.others(key).iter().map(|object| twice(objects, object)).collect()
+}
+
 /// That an object of this name is there already.
 fn twice<T: Resource + Metadata<Ty = ObjectMeta>>(objects: &Store<T>, object: &Sourced<T>) -> Finding {
     let place = objects.get(&object.key()).map(|used| format!("{}:{}", used.file, used.lines.object));
     let text = format!("is there twice; the one at {} is used", place.unwrap_or_default());
     object.finding(Severity::Error, object.lines.object, text, "remove one")
-}
-
-fn slices_by_service<'a>(objects: &'a Objects, findings: &mut Vec<Finding>) -> SlicesByService<'a> {
-    let mut by_service = SlicesByService::new();
-    for source in distinct(&objects.slices, findings) {
-        if let Some(slice) = slice::read(source, findings) {
-            by_service.entry((&source.namespace, slice.service)).or_default().push(slice);
-        }
-    }
-    by_service
-}
-
-/// Who has which address; the first claim holds.
-#[derive(Default)]
-struct Claims {
-    frontends: HashMap<SocketAddr, Arc<str>>,
-    node_ports: HashMap<u16, Arc<str>>,
-}
-
-fn cluster(
-    service: &Service<'_>,
-    port: &ServicePort<'_>,
-    slices: &[Slice<'_>],
-    claims: &mut Claims,
-    findings: &mut Vec<Finding>,
-) -> Cluster {
-    let source = service.source;
-    let name: Arc<str> = format!("{}/{}:{}", source.namespace, source.name, port.number).into();
-    let frontends = service.cluster_ips.iter().map(|ip| SocketAddr::new(*ip, port.number));
-    let frontends = frontends
-        .filter(|addr| claim(&mut claims.frontends, *addr, &name, source, port.line, findings))
-        .collect();
-    let node_port = port
-        .node_port
-        .filter(|node_port| claim(&mut claims.node_ports, *node_port, &name, source, port.line, findings));
-    Cluster {
-        namespace: source.namespace.clone(),
-        service: source.name.clone(),
-        port_name: (!port.name.is_empty()).then(|| port.name.to_owned()),
-        port: port.number,
-        node_port,
-        lane: port.lane,
-        protocol: port.protocol,
-        frontends,
-        endpoints: endpoints(service, port, slices),
-        timeouts: service.timeouts,
-        acceleration: service.acceleration,
-        name,
-    }
-}
-
-/// True for the first claim of an address; a later one is an error of `source`.
-fn claim<K: std::hash::Hash + Eq + Copy + std::fmt::Display>(
-    claims: &mut HashMap<K, Arc<str>>,
-    key: K,
-    cluster: &Arc<str>,
-    source: &Sourced<v1::Service>,
-    line: u32,
-    findings: &mut Vec<Finding>,
-) -> bool {
-    match claims.entry(key) {
-        Entry::Vacant(slot) => {
-            slot.insert(Arc::clone(cluster));
-            true
-        }
-        Entry::Occupied(holder) => {
-            let text = format!("{key} belongs to the older Service {}", holder.get());
-            findings.push(source.finding(
-                Severity::Error,
-                line,
-                text,
-                "give it another; this one is left out",
-            ));
-            false
-        }
-    }
-}
-
-/// The endpoints that a Service port has in its slices, by address; an address that several
-/// slices hold takes its best state.
-fn endpoints(service: &Service<'_>, port: &ServicePort<'_>, slices: &[Slice<'_>]) -> Vec<Endpoint> {
-    let mut endpoints = Vec::new();
-    for slice in slices {
-        for slice_port in slice.ports.iter().filter(|slice_port| slice_port.name == port.name) {
-            endpoints.extend(slice.endpoints.iter().map(|endpoint| {
-                let mut endpoint = endpoint.clone();
-                endpoint.addr.set_port(slice_port.number);
-                endpoint.ready |= service.publish_not_ready;
-                endpoint
-            }));
-        }
-    }
-    endpoints.sort_by(|a, b| preference(a).cmp(&preference(b)));
-    endpoints.dedup_by_key(|endpoint| endpoint.addr);
-    endpoints
-}
-
-/// Orders by address and, of one address, the best state first.
-fn preference(endpoint: &Endpoint) -> (SocketAddr, [bool; 3], Option<&str>, Option<&str>) {
-    let state = [!endpoint.ready, !endpoint.serving, endpoint.terminating];
-    (endpoint.addr, state, endpoint.workload.as_deref(), endpoint.node.as_deref())
-}
-
-/// Clusters, by name, and who reaches them how.
-fn index(clusters: Vec<Arc<Cluster>>, options: &BuildOptions) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    for cluster in &clusters {
-        let node_port = cluster.node_port.into_iter();
-        let node_ports = node_port
-            .flat_map(|port| options.node_addresses.iter().map(move |ip| SocketAddr::new(*ip, port)));
-        for frontend in cluster.frontends.iter().copied().chain(node_ports) {
-            snapshot.by_frontend.insert(frontend, Arc::clone(cluster));
-        }
-        for endpoint in &cluster.endpoints {
-            let steered = cluster.lane == Lane::Steer || options.http_ports.contains(&endpoint.addr.port());
-            if steered && !snapshot.by_endpoint.contains_key(&endpoint.addr) {
-                snapshot.by_endpoint.insert(endpoint.addr, Arc::clone(cluster));
-            }
-        }
-    }
-    snapshot.clusters = clusters;
-    snapshot
-}
-
-/// Pod addresses to pods. Of two pods that share an address (host network; an address used again)
-/// the one that is not terminating has it; between two of those nobody does.
-fn workloads<'a>(slices: impl Iterator<Item = &'a Slice<'a>>) -> Sharded<IpAddr, Arc<str>> {
-    let mut holders: HashMap<IpAddr, (bool, Option<&Arc<str>>)> = HashMap::new();
-    for endpoint in slices.flat_map(|slice| &slice.endpoints) {
-        let Some(workload) = &endpoint.workload else { continue };
-        let holder = holders.entry(endpoint.addr.ip()).or_insert((endpoint.terminating, Some(workload)));
-        if holder.0 == endpoint.terminating {
-            holder.1 = holder.1.filter(|other| *other == workload);
-        } else if holder.0 {
-            *holder = (false, Some(workload));
-        }
-    }
-    holders.into_iter().filter_map(|(ip, (_, workload))| Some((ip, Arc::clone(workload?)))).collect()
 }

@@ -5,12 +5,7 @@ use super::{
     service::{Service, ServicePort, Target},
     slice::Slice,
 };
-use crate::source::{
-    finding::{Finding, Severity, quoted},
-    store::{Key, Store},
-};
-use k8s_openapi::api::core::v1;
-use std::collections::HashMap;
+use crate::source::finding::{Finding, Severity, quoted};
 
 /// Ports that people use for HTTP.
 const HTTP_LOOKING: [u16; 9] = [80, 3000, 5000, 8000, 8008, 8081, 8088, 8888, 9000];
@@ -115,18 +110,10 @@ fn looks_like_http(service: &Service<'_>, port: &ServicePort<'_>, lane: Lane, fi
     }
 }
 
-/// Slices of Services that do not exist.
-pub(super) fn orphans(
-    slices: &HashMap<(&str, &str), Vec<Slice<'_>>>,
-    services: &Store<v1::Service>,
-    findings: &mut Vec<Finding>,
-) {
-    let known = |(namespace, name): &(&str, &str)| services.get(&Key::new(namespace, name)).is_some();
-    for ((namespace, name), slices) in slices.iter().filter(|(key, _)| !known(key)) {
-        for slice in slices {
-            let text = format!("belongs to Service {namespace}/{}, which does not exist", quoted(name));
-            let fix = "add the Service, or correct label kubernetes.io/service-name";
-            findings.push(slice.source.finding(Severity::Warning, slice.source.lines.object, text, fix));
-        }
-    }
+/// A slice of a Service that does not exist.
+pub(super) fn orphan(slice: &Slice<'_>) -> Finding {
+    let Slice { source, service, .. } = slice;
+    let text = format!("belongs to Service {}/{}, which does not exist", source.namespace, quoted(service));
+    let fix = "add the Service, or correct label kubernetes.io/service-name";
+    source.finding(Severity::Warning, source.lines.object, text, fix)
 }

@@ -1,6 +1,11 @@
 //! One Service, checked.
 
-use super::{AccelerationChoice, BuildOptions, Lane, Protocol, Timeouts, annotations, slice::forbidden};
+mod external;
+mod traffic;
+
+use super::{
+    AccelerationChoice, BuildOptions, Lane, Protocol, Timeouts, Traffic, annotations, slice::forbidden,
+};
 use crate::source::{
     Sourced,
     finding::{Finding, Severity, quoted},
@@ -16,6 +21,10 @@ pub(super) struct Service<'a> {
     pub(super) source: &'a Sourced<v1::Service>,
     /// Empty for a headless Service.
     pub(super) cluster_ips: Vec<IpAddr>,
+    /// `externalIPs`, and those of its load balancer.
+    pub(super) external_ips: Vec<IpAddr>,
+    /// How its endpoints are chosen.
+    pub(super) traffic: Traffic,
     pub(super) ports: Vec<ServicePort<'a>>,
     pub(super) publish_not_ready: bool,
     pub(super) has_selector: bool,
@@ -56,7 +65,7 @@ pub(super) fn read<'a>(
     match spec.type_.as_deref().unwrap_or("ClusterIP") {
         "ClusterIP" | "NodePort" | "LoadBalancer" => {}
         "ExternalName" => {
-            let text = "type ExternalName is not served: it is a DNS name";
+            let text = "type ExternalName has no address to serve: its clients connect to what DNS says";
             findings.push(source.finding(Severity::Info, source.lines.field("type"), text, ""));
             return None;
         }
@@ -72,37 +81,20 @@ pub(super) fn read<'a>(
         let line = source.lines.field(&mistake.key);
         findings.push(source.finding(Severity::Error, line, mistake.text, mistake.fix));
     }
-    left_alone(source, spec, findings);
     let cluster_ips = cluster_ips(source, spec, findings);
+    let external_ips = external::addresses(source, spec, &cluster_ips, findings);
     let ports = ports(source, spec, options, findings);
     Some(Service {
         source,
         cluster_ips,
+        external_ips,
+        traffic: traffic::read(source, spec, options, findings),
         ports,
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
         timeouts: wishes.timeouts,
         acceleration: wishes.acceleration,
     })
-}
-
-/// Wishes that Weir does not fulfil.
-fn left_alone(source: &Sourced<v1::Service>, spec: &ServiceSpec, findings: &mut Vec<Finding>) {
-    let external = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
-    let affinity = spec.session_affinity.as_deref().is_some_and(|affinity| affinity != "None");
-    let local = spec.internal_traffic_policy.as_deref().is_some_and(|policy| policy != "Cluster");
-    let wishes = [
-        (external, "externalIPs", "externalIPs are left to the cluster's own proxy"),
-        (affinity, "sessionAffinity", "sessionAffinity is not kept: any endpoint is chosen"),
-        (
-            local,
-            "internalTrafficPolicy",
-            "internalTrafficPolicy is not kept: endpoints of all nodes are chosen",
-        ),
-    ];
-    for (_, field, text) in wishes.into_iter().filter(|(wished, ..)| *wished) {
-        findings.push(source.finding(Severity::Info, source.lines.field(field), text, ""));
-    }
 }
 
 fn cluster_ips(
@@ -134,18 +126,28 @@ fn cluster_ips(
         return Vec::new();
     }
     let mut ips = Vec::new();
-    for text in texts {
-        let outcome = text.parse().map_err(|_| "is not an IP address");
-        match outcome.and_then(|ip| forbidden(ip).map_or(Ok(ip), Err)) {
-            Ok(ip) if ips.contains(&ip) => {}
-            Ok(ip) => ips.push(ip),
-            Err(why) => {
-                let text = format!("clusterIP {} {why}", quoted(text));
-                findings.push(source.finding(Severity::Error, line, text, "the address is left out"));
-            }
+    texts.iter().for_each(|text| add_address(source, "clusterIP", line, text, &mut ips, findings));
+    ips
+}
+
+/// Adds an address to others once; says why where it cannot be a Service's.
+pub(super) fn add_address(
+    source: &Sourced<v1::Service>,
+    field: &str,
+    line: u32,
+    text: &str,
+    ips: &mut Vec<IpAddr>,
+    findings: &mut Vec<Finding>,
+) {
+    let outcome = text.parse().map_err(|_| "is not an IP address");
+    match outcome.and_then(|ip| forbidden(ip).map_or(Ok(ip), Err)) {
+        Ok(ip) if ips.contains(&ip) => {}
+        Ok(ip) => ips.push(ip),
+        Err(why) => {
+            let text = format!("{field} {} {why}", quoted(text));
+            findings.push(source.finding(Severity::Error, line, text, "the address is left out"));
         }
     }
-    ips
 }
 
 fn ports<'a>(

@@ -1,9 +1,10 @@
 //! One EndpointSlice, checked.
 
-use super::Endpoint;
+use super::{BuildOptions, Endpoint};
 use crate::source::{
     Sourced,
     finding::{Finding, Severity, quoted},
+    store::Key,
 };
 use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointSlice};
 use std::{
@@ -22,6 +23,43 @@ pub(super) struct Slice<'a> {
     pub(super) ports: Vec<SlicePort<'a>>,
     /// With port 0: the slice's ports apply to each.
     pub(super) endpoints: Vec<Endpoint>,
+    /// What each endpoint is meant for.
+    pub(super) hints: Vec<Hint>,
+}
+
+impl Slice<'_> {
+    /// The Service it belongs to.
+    pub(super) fn service_key(&self) -> Key {
+        Key::new(&self.source.namespace, self.service)
+    }
+}
+
+/// `hints.forZones` of an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Hint {
+    /// It is meant for this node's zone.
+    Here,
+    /// It is meant for other zones.
+    Elsewhere,
+    /// It says nothing.
+    Nothing,
+}
+
+impl Hint {
+    fn of(endpoint: &v1::Endpoint, zone: Option<&str>) -> Self {
+        let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+        match zone {
+            _ if zones.is_empty() => Self::Nothing,
+            Some(zone) if zones.iter().any(|one| one.name == zone) => Self::Here,
+            _ => Self::Elsewhere,
+        }
+    }
+}
+
+/// The Service that a slice belongs to, whatever else is wrong with it.
+pub(super) fn service_of(source: &Sourced<EndpointSlice>) -> Option<Key> {
+    let name = source.object.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    (!name.is_empty()).then(|| Key::new(&source.namespace, name))
 }
 
 /// One TCP port of a slice.
@@ -33,7 +71,11 @@ pub(super) struct SlicePort<'a> {
 }
 
 /// `None` when the slice serves nobody; says why.
-pub(super) fn read<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) -> Option<Slice<'a>> {
+pub(super) fn read<'a>(
+    source: &'a Sourced<EndpointSlice>,
+    options: &BuildOptions,
+    findings: &mut Vec<Finding>,
+) -> Option<Slice<'a>> {
     let line = source.lines.field("addressType");
     let ipv4 = match source.object.address_type.as_str() {
         "IPv4" => true,
@@ -58,10 +100,14 @@ pub(super) fn read<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Fi
     };
     let ports = ports(source, findings);
     let mut endpoints = Vec::with_capacity(source.object.endpoints.len());
+    let mut hints = Vec::with_capacity(source.object.endpoints.len());
     for (index, endpoint) in source.object.endpoints.iter().enumerate() {
-        add_endpoint(source, index, endpoint, ipv4, &mut endpoints, findings);
+        if let Some(read) = read_endpoint(source, index, endpoint, ipv4, options, findings) {
+            endpoints.push(read);
+            hints.push(Hint::of(endpoint, options.zone.as_deref()));
+        }
     }
-    Some(Slice { source, service, ports, endpoints })
+    Some(Slice { source, service, ports, endpoints, hints })
 }
 
 fn ports<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) -> Vec<SlicePort<'a>> {
@@ -92,14 +138,14 @@ fn ports<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) ->
     ports
 }
 
-fn add_endpoint(
+fn read_endpoint(
     source: &Sourced<EndpointSlice>,
     index: usize,
     endpoint: &v1::Endpoint,
     ipv4: bool,
-    endpoints: &mut Vec<Endpoint>,
+    options: &BuildOptions,
     findings: &mut Vec<Finding>,
-) {
+) -> Option<Endpoint> {
     let line = source.lines.endpoint(index);
     let conditions = endpoint.conditions.as_ref();
     let condition = |of: fn(&EndpointConditions) -> Option<bool>| conditions.and_then(of);
@@ -108,21 +154,24 @@ fn add_endpoint(
     let Some(text) = endpoint.addresses.first() else {
         let text = format!("endpoints[{index}] has no address");
         findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
-        return;
+        return None;
     };
     match address(text, ipv4) {
-        Ok(ip) => endpoints.push(Endpoint {
+        Ok(ip) => Some(Endpoint {
             addr: SocketAddr::new(ip, 0),
             ready,
             serving: condition(|conditions| conditions.serving).unwrap_or(ready),
             terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
             workload: workload(source, endpoint),
-            node: endpoint.node_name.clone(),
+            local: options.node_name.is_some() && endpoint.node_name == options.node_name,
+            near: true,
+            node: endpoint.node_name.as_deref().map(|node| options.names.get(node)),
             policy: None,
         }),
         Err(why) => {
             let text = format!("endpoints[{index}]: {} {why}", quoted(text));
             findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
+            None
         }
     }
 }

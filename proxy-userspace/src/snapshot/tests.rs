@@ -1,9 +1,11 @@
 //! Rules of the builder, each on a few lines of YAML.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod change;
 mod endpoints;
 mod order;
 mod policy;
+mod traffic;
 
 use super::*;
 use crate::{
@@ -152,19 +154,6 @@ fn udp_and_sctp_are_left_to_the_clusters_own_proxy() {
 }
 
 #[test]
-fn what_is_not_honoured_is_said() {
-    for wish in ["externalIPs: [192.0.2.9]", "sessionAffinity: ClientIP", "internalTrafficPolicy: Local"] {
-        let field = wish.split(':').next().unwrap();
-        only_finding(
-            &hello().replace("clusterIP:", &format!("{wish}, clusterIP:")),
-            &format!("info {field} "),
-        );
-    }
-    let silent = "externalIPs: [], sessionAffinity: None, internalTrafficPolicy: Cluster, clusterIP:";
-    assert!(built(&hello().replace("clusterIP:", silent)).1.is_empty());
-}
-
-#[test]
 fn a_headless_service_has_no_frontend_but_known_endpoints() {
     let (snapshot, findings) = built(&hello().replace("10.96.0.10", "None"));
     assert!(findings.is_empty(), "{findings:?}");
@@ -176,7 +165,7 @@ fn a_headless_service_has_no_frontend_but_known_endpoints() {
 fn an_external_name_is_not_served() {
     let snapshot = only_finding(
         &service("s", "type: ExternalName, externalName: example.com", HTTP),
-        "info type ExternalName is not served",
+        "info type ExternalName has no address to serve",
     );
     assert!(snapshot.clusters.is_empty());
 }
@@ -234,7 +223,7 @@ fn annotations_set_timeouts_and_acceleration_of_their_service_alone() {
         + &slice("other-1", "other", HTTP, ONE);
     let (snapshot, findings) = built(&text);
     assert!(findings.is_empty(), "{findings:?}");
-    let [hello, other] = &snapshot.clusters[..] else { panic!() };
+    let (hello, other) = (&snapshot.clusters[0], &snapshot.clusters[1]);
     assert_eq!(hello.timeouts.request, Some(Duration::from_secs(60)));
     assert_eq!(hello.acceleration, AccelerationChoice::Off);
     assert_eq!((other.timeouts, other.acceleration), (Timeouts::default(), AccelerationChoice::Default));

@@ -5,7 +5,7 @@ use super::{
     finding::{Finding, Severity},
 };
 use crate::{
-    snapshot::{self, BuildOptions, Snapshot},
+    snapshot::{BuildOptions, Builder, Snapshot},
     status::Board,
 };
 use arc_swap::ArcSwap;
@@ -22,7 +22,7 @@ type Herald = Box<dyn Fn(&Snapshot) + Send>;
 
 /// Builds snapshots, puts them in force and tells who waits for them.
 pub struct Publisher {
-    options: BuildOptions,
+    builder: Builder,
     board: Arc<Board>,
     current: Arc<ArcSwap<Snapshot>>,
     published: watch::Sender<u64>,
@@ -36,7 +36,7 @@ impl Publisher {
     #[must_use]
     pub fn new(options: BuildOptions, board: Arc<Board>) -> Self {
         Self {
-            options,
+            builder: Builder::new(options),
             board,
             current: Arc::default(),
             published: watch::Sender::new(0),
@@ -62,14 +62,13 @@ impl Publisher {
         self.published.subscribe()
     }
 
-    /// Puts a state in force; `findings` are those of its reading.
+    /// Puts a state in force; `findings` are those of its reading. Costs what changed since the last one.
     pub(super) fn publish(&mut self, objects: &Objects, mut findings: Vec<Finding>) {
         let old = self.current.load_full();
-        let (mut snapshot, more) = snapshot::build(objects, &self.options, old.generation);
-        findings.extend(more);
+        self.builder.apply(objects);
+        let mut snapshot = Snapshot { generation: old.generation, ..self.builder.snapshot().clone() };
         findings.sort();
-        self.log(&findings);
-        let error = summary(&findings);
+        let error = self.tell(&findings);
         if old.generation > 0 && snapshot == *old {
             return self.board.config_applied(old, error);
         }
@@ -89,18 +88,30 @@ impl Publisher {
         self.published.send_replace(snapshot.generation);
     }
 
+    /// Logs what is new of these findings and the builder's, which are sorted; the first errors, for
+    /// the status.
+    fn tell(&mut self, findings: &[Finding]) -> Option<String> {
+        let of_reading = findings.iter().take(MAX_LOGGED);
+        let mut first: Vec<_> = of_reading.chain(self.builder.findings().take(MAX_LOGGED)).cloned().collect();
+        first.sort();
+        first.truncate(MAX_LOGGED);
+        let (total, errors) = self.builder.finding_counts();
+        self.log(&first, total + findings.len());
+        // Errors come first.
+        summary(&first, errors + errors_of(findings).count())
+    }
+
     /// The last good snapshot stays, because of these findings.
     pub(super) fn reject(&mut self, findings: &[Finding]) {
-        if self.log(findings) {
+        if self.log(findings.get(..MAX_LOGGED).unwrap_or(findings), findings.len()) {
             let generation = self.current.load().generation;
             tracing::error!(generation, "the configuration cannot be read; the last good one stays");
         }
-        self.board.config_rejected(summary(findings).unwrap_or_default());
+        self.board.config_rejected(summary(findings, errors_of(findings).count()).unwrap_or_default());
     }
 
     /// False if the same was logged last time.
-    fn log(&mut self, findings: &[Finding]) -> bool {
-        let logged = findings.get(..MAX_LOGGED).unwrap_or(findings);
+    fn log(&mut self, logged: &[Finding], total: usize) -> bool {
         if !self.is_news(&logged.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")) {
             return false;
         }
@@ -111,8 +122,8 @@ impl Publisher {
                 Severity::Info => tracing::debug!("{finding}"),
             }
         }
-        if findings.len() > logged.len() {
-            tracing::warn!("{} more findings; see weir check", findings.len() - logged.len());
+        if total > logged.len() {
+            tracing::warn!("{} more findings; see weir check", total - logged.len());
         }
         true
     }
@@ -124,11 +135,14 @@ impl Publisher {
     }
 }
 
-/// The first errors, for the status; `None` if there is none.
-fn summary(findings: &[Finding]) -> Option<String> {
-    let errors = || findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let first: Vec<_> = errors().take(MAX_SUMMED).map(ToString::to_string).collect();
-    let more = errors().count() - first.len();
+fn errors_of(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    findings.iter().filter(|finding| finding.severity == Severity::Error)
+}
+
+/// The first errors of so many, for the status; `None` if there is none.
+fn summary(findings: &[Finding], errors: usize) -> Option<String> {
+    let first: Vec<_> = errors_of(findings).take(MAX_SUMMED).map(ToString::to_string).collect();
+    let more = errors.saturating_sub(first.len());
     let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
     (!first.is_empty()).then(|| first.join("; ") + &tail)
 }

@@ -101,7 +101,7 @@ fn clusters_show_their_lane_and_every_endpoint() {
     let leaving = cluster.endpoints.last_mut().unwrap();
     (leaving.ready, leaving.terminating) = (false, true);
     let board = board();
-    let snapshot = Snapshot { clusters: vec![Arc::new(cluster)], ..Snapshot::default() };
+    let snapshot = Snapshot { clusters: vec![Arc::new(cluster)].into(), ..Snapshot::default() };
     board.config_applied(Arc::new(snapshot), None);
     let clusters = board.status().clusters;
     let shown = clusters.first().unwrap();
