@@ -205,7 +205,8 @@ pub struct Config {
     /// How long SIGTERM waits for connections to end.
     #[arg(long, env = "WEIR_DRAIN_TIMEOUT", value_parser = humantime::parse_duration, default_value = "30s")]
     pub drain_timeout: Duration,
-    /// Directory of the single-instance lock.
+    /// Directory of the single-instance lock, and of a copy of the Kubernetes API's objects (objects.json) that a
+    /// start is served from while the API server is away.
     #[arg(long, env = "WEIR_RUN_DIR", default_value = "/run/weir")]
     pub run_dir: PathBuf,
     /// Threads that carry traffic [default: one per CPU].

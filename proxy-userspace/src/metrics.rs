@@ -7,6 +7,7 @@ mod histogram;
 pub(crate) mod kernel;
 mod process;
 mod request;
+mod source;
 mod spliced;
 mod text;
 
@@ -16,6 +17,7 @@ pub use text::Format;
 use crate::{
     flow::{AddressFallback, LaneLabel, RequestRecord},
     snapshot::Snapshot,
+    source::freshness::Freshness,
     status::{Connections, KernelView},
 };
 use arc_swap::ArcSwap;
@@ -62,6 +64,7 @@ pub struct Metrics {
     config_last_reload_success: Gauge,
     config_reloads: Words<1>,
     config_generation: Gauge<u64, AtomicU64>,
+    freshness: Arc<Freshness>,
     splice_speedup: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
 }
 
@@ -86,6 +89,7 @@ impl Default for Metrics {
             config_last_reload_success: Gauge::default(),
             config_reloads: Family::default(),
             config_generation: Gauge::default(),
+            freshness: Arc::default(),
             splice_speedup: Family::default(),
         };
         metrics.register_collectors();
@@ -100,6 +104,7 @@ impl Metrics {
     fn register_collectors(&mut self) {
         self.registry.register_collector(Box::new(Arc::clone(&self.requests)));
         self.registry.register_collector(Box::new(Arc::clone(&self.flows)));
+        self.registry.register_collector(Box::new(source::SourceCollector(Arc::clone(&self.freshness))));
         self.registry.register_collector(Box::new(kernel::KernelCollector(Arc::clone(&self.kernel))));
     }
 
@@ -248,6 +253,11 @@ impl Metrics {
         self.config_generation.set(snapshot.generation);
         self.prune(&snapshot);
         self.snapshot.store(snapshot);
+    }
+
+    /// How old the source's state is; sources write it.
+    pub(crate) fn freshness(&self) -> &Arc<Freshness> {
+        &self.freshness
     }
 
     pub(crate) fn config_read(&self, whole: bool) {

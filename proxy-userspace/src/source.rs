@@ -4,6 +4,7 @@
 pub mod cilium;
 pub mod directory;
 pub mod finding;
+pub mod freshness;
 pub mod gateway;
 pub mod kubernetes;
 mod manifest;

@@ -189,6 +189,22 @@ pub struct ConfigStatus {
     /// Why the latest reading was rejected, wholly or in part; the last good state of what it
     /// names is in force.
     pub error: Option<String>,
+    /// What the source said, and when.
+    #[serde(default)]
+    pub source: Vec<SourceStatus>,
+}
+
+/// A part of the source: a resource of the Kubernetes API, or `directory`.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct SourceStatus {
+    /// Its name.
+    pub part: String,
+    /// When the source last said something about it, RFC 3339.
+    pub last_sync: String,
+    /// Why what it says now is not known; absent while it is.
+    pub stale: Option<String>,
+    /// For how long it has not been known, in seconds.
+    pub stale_seconds: u64,
 }
 
 /// A Service port.

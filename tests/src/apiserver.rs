@@ -301,13 +301,17 @@ fn status(code: u16, reason: &str) -> Value {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (shared, mut down) = (Arc::clone(&shared), shared.down.subscribe());
+        if *down.borrow() {
+            continue;
+        }
         tokio::spawn(async move {
             let answer = service_fn(move |request| answer::answer(Arc::clone(&shared), request));
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
             // Either ends the connection; why does not matter.
             tokio::select! {
-                _ = connection => {}
+                biased;
                 _ = down.wait_for(|down| *down) => {}
+                _ = connection => {}
             }
         });
     }

@@ -14,6 +14,7 @@ use std::{
 };
 use tempfile::TempDir;
 use weir::{
+    metrics::Format,
     snapshot::{BuildOptions, Snapshot},
     source::{
         directory::Watch,
@@ -24,6 +25,7 @@ use weir::{
 };
 use weir_tests::{
     apiserver::{ApiServer, Ask, Fault},
+    metrics::Samples,
     wait,
 };
 
@@ -73,24 +75,29 @@ struct Followed {
 }
 
 fn follow(server: ApiServer) -> Result<Followed> {
-    let (dir, options) = (tempfile::tempdir()?, BuildOptions::default());
+    let followed = follow_from(server, tempfile::tempdir()?)?;
+    // Faults are for watches that are open.
+    ["services", "endpointslices", "pods"].iter().try_for_each(|plural| followed.watched_again(plural))?;
+    Ok(followed)
+}
+
+/// The same with a directory in which objects may have been kept, and without waiting for watches.
+fn follow_from(server: ApiServer, dir: TempDir) -> Result<Followed> {
+    let options = BuildOptions::default();
     let board = Arc::new(Board::new(Arc::default()));
     let publisher = Publisher::new(options.clone(), Arc::clone(&board));
     let (current, published) = (publisher.snapshot(), Arc::<Mutex<Vec<Snapshot>>>::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let following = runtime.block_on(async {
         let access = Access::File(server.kubeconfig(dir.path())?);
-        let mut cluster = Cluster::open(&access, publisher).await?;
+        let mut cluster = Cluster::open(&access, publisher, dir.path()).await?;
         let all = Arc::clone(&published);
         cluster.publisher().announce_to(move |snapshot| all.lock().unwrap().push(snapshot.clone()));
         let synced = cluster.synced(|missing| eprintln!("no list yet of {missing}"));
         tokio::time::timeout(SOON, synced).await.context("not synced in time")??;
         anyhow::Ok(cluster.spawn())
     })?;
-    let followed = Followed { server, dir, options, current, published, board, following, _runtime: runtime };
-    // Faults are for watches that are open.
-    ["services", "endpointslices", "pods"].iter().try_for_each(|plural| followed.watched_again(plural))?;
-    Ok(followed)
+    Ok(Followed { server, dir, options, current, published, board, following, _runtime: runtime })
 }
 
 /// What a directory with these objects gives, and what it says of them.
@@ -372,6 +379,75 @@ fn f5_the_state_stays_while_the_api_server_is_away() -> Result<()> {
     followed.sees("meanwhile")?;
     followed.equals_list()?;
     followed.never_flapped();
+    Ok(())
+}
+
+impl Followed {
+    /// Waits until what is there is kept on disk, and ends.
+    fn end(self) -> Result<(ApiServer, TempDir)> {
+        let file = self.dir.path().join("objects.json");
+        wait::until(SOON, "the objects are kept", || Ok(file.exists()))?;
+        Ok((self.server, self.dir))
+    }
+
+    /// `weir_config_staleness_seconds`
+    fn staleness(&self) -> Result<f64> {
+        let text = self.board.metrics().text(Format::Prometheus)?;
+        let samples = Samples::parse(&text)?;
+        Ok(samples.sum("weir_config_staleness_seconds", &[]))
+    }
+}
+
+#[test]
+fn f5_a_start_without_the_api_server_serves_what_was_kept_until_it_is_back() -> Result<()> {
+    let server = furnished()?;
+    server.put(service("doomed", 3))?;
+    let followed = follow(server)?;
+    assert!(followed.staleness()? < f64::EPSILON);
+    let (server, dir) = followed.end()?;
+    server.set_down(true);
+    let followed = follow_from(server, dir)?;
+    assert_eq!(followed.names(), ["a", "b", "doomed"].map(String::from).into());
+    wait::until(SOON, "the state grows old", || Ok(followed.staleness()? > 0.2))?;
+    let status = followed.board.status();
+    assert!(status.config.source.iter().all(|part| part.stale.is_some()), "{:?}", status.config.source);
+    assert!(status.degraded.iter().any(|one| one.what.contains("source")), "{:?}", status.degraded);
+    followed.server.delete(&service("doomed", 3))?;
+    followed.server.put(service("new", 4))?;
+    followed.server.forget_history();
+    followed.server.set_down(false);
+    followed.sees("new")?;
+    followed.equals_list()?;
+    followed.never_flapped();
+    wait::until(SOON, "the state is known again", || Ok(followed.staleness()? < f64::EPSILON))?;
+    assert!(followed.board.status().degraded.is_empty(), "{:?}", followed.board.status().degraded);
+    Ok(())
+}
+
+#[test]
+fn f28_a_start_does_not_serve_what_was_kept_in_part() -> Result<()> {
+    let (server, dir) = follow(furnished()?)?.end()?;
+    let file = dir.path().join("objects.json");
+    let text = fs::read(&file)?;
+    fs::write(&file, &text[..text.len() / 2])?;
+    server.fail("services", Ask::List, Fault::Status(500, "InternalError"));
+    let followed = follow_from(server, dir)?;
+    assert!(followed.lists("services") >= 2, "it waited for the API server");
+    followed.equals_list()?;
+    followed.never_flapped();
+    wait::until(SOON, "a whole file takes its place", || Ok(fs::read(&file)?.len() >= text.len()))
+}
+
+#[test]
+fn what_was_kept_is_not_served_when_the_api_server_answers() -> Result<()> {
+    let server = furnished()?;
+    server.put(service("doomed", 3))?;
+    let (server, dir) = follow(server)?.end()?;
+    server.delete(&service("doomed", 3))?;
+    let followed = follow_from(server, dir)?;
+    followed.equals_list()?;
+    let published = followed.published.lock().unwrap();
+    assert!(published.iter().all(|one| one.clusters.iter().all(|cluster| cluster.service != "doomed")));
     Ok(())
 }
 

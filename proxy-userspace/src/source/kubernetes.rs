@@ -3,6 +3,7 @@
 //!
 //! On a runtime of its own, of one thread: reading ten thousand objects must not hold up a request.
 
+mod cache;
 mod client;
 mod document;
 mod follow;
@@ -11,16 +12,21 @@ mod retry;
 mod state;
 
 use super::publisher::Publisher;
+use crate::status::Degraded;
 use anyhow::Context as _;
+use cache::{Cache, Unwritten};
 pub use client::Access;
 use follow::{Follower, Sighting};
 use kind::KINDS;
-use state::{Change, State};
-use std::time::Duration;
+use state::State;
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
-    time::Instant,
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 
 /// A change comes into force once nothing else changed for so long,
@@ -29,6 +35,12 @@ const QUIET: Duration = Duration::from_millis(10);
 const AT_MOST: Duration = Duration::from_millis(100);
 /// Sightings that may wait; a follower that sees more stops reading until there is room.
 const QUEUE: usize = 1024;
+/// How often what changed is written to disk.
+const KEEP_EVERY: Duration = Duration::from_secs(10);
+/// How long the API server may take at the start before what was kept on disk is served.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What cannot be written, as the status names it.
+const KEPT: &str = "copy of the Kubernetes objects on disk";
 /// For the deepest object that is read, as in a directory.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -39,11 +51,13 @@ pub struct Cluster {
     sightings: mpsc::Receiver<Sighting>,
     state: State,
     relist: watch::Sender<u64>,
+    cache: Cache,
 }
 
 impl Cluster {
-    /// Begins to follow the API server. Nothing is in force before [`Cluster::synced`].
-    pub async fn open(access: &Access, publisher: Publisher) -> anyhow::Result<Self> {
+    /// Begins to follow the API server. Nothing is in force before [`Cluster::synced`]. What was read is
+    /// kept in `run_dir`.
+    pub async fn open(access: &Access, publisher: Publisher, run_dir: &Path) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("weir-kube")
@@ -52,27 +66,55 @@ impl Cluster {
             .build()
             .context("a runtime for the Kubernetes API")?;
         let runtime = Background(Some(runtime));
-        let client = runtime.run(client::connect(access.clone())).await??;
+        let (client, address) = runtime.run(client::connect(access.clone())).await??;
         let (relist, wishes) = watch::channel(0);
         let (sender, sightings) = mpsc::channel(QUEUE);
         for (index, kind) in KINDS.iter().enumerate() {
             let (client, sightings, relist) = (client.clone(), sender.clone(), wishes.clone());
             runtime.spawn(Follower { client, kind, index, sightings, relist }.follow());
         }
-        Ok(Self { runtime, publisher, sightings, state: State::new(), relist })
+        let state = State::new(publisher.freshness());
+        let cache = Cache::new(run_dir, &address);
+        Ok(Self { runtime, publisher, sightings, state, relist, cache })
     }
 
-    /// Waits until every kind was listed, then puts that in force. `waiting` is called with what is
-    /// still waited for, whenever that changes.
+    /// Waits until every kind was listed, then puts that in force. Where the API server does not answer,
+    /// or not in time, what was kept on disk takes the place of what was not listed. `waiting` is called
+    /// with what is still waited for.
     pub async fn synced(&mut self, waiting: impl Fn(String)) -> anyhow::Result<()> {
+        let mut patience = Some(Instant::now() + PATIENCE);
         while !self.state.is_complete() {
             waiting(self.state.missing());
-            let sighting =
-                self.sightings.recv().await.context("nobody follows the Kubernetes API any more")?;
-            self.state.take(sighting);
+            let next = match patience {
+                Some(_) if self.state.is_unreachable() => None,
+                Some(until) => timeout_at(until, self.sightings.recv()).await.ok(),
+                None => Some(self.sightings.recv().await),
+            };
+            match next {
+                Some(sighting) => {
+                    self.state.take(sighting.context("nobody follows the Kubernetes API any more")?);
+                }
+                None => {
+                    patience = None;
+                    self.restore();
+                }
+            }
         }
         self.publish();
         Ok(())
+    }
+
+    fn restore(&mut self) {
+        let outcome = self.cache.read().and_then(|(kept, from)| {
+            self.state.restore(kept, from)?;
+            Ok(humantime::format_rfc3339_seconds(from))
+        });
+        match outcome {
+            Ok(from) => tracing::warn!("the Kubernetes API does not answer: what it had at {from} is served"),
+            Err(error) => {
+                tracing::warn!("the Kubernetes API does not answer, and nothing was kept: {error:#}")
+            }
+        }
     }
 
     /// Where its snapshots come into force.
@@ -90,8 +132,18 @@ impl Cluster {
     }
 
     async fn run(mut self) {
-        while let Some(sighting) = self.sightings.recv().await {
-            if self.take(sighting) {
+        let mut keep = interval(KEEP_EVERY);
+        keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let sighting = tokio::select! {
+                sighting = self.sightings.recv() => sighting,
+                _ = keep.tick() => {
+                    self.keep().await;
+                    continue;
+                }
+            };
+            let Some(sighting) = sighting else { return };
+            if self.state.take(sighting) {
                 self.settle().await;
                 self.publish();
             }
@@ -102,15 +154,48 @@ impl Cluster {
     async fn settle(&mut self) {
         let end = Instant::now() + AT_MOST;
         while let Some(left) = end.checked_duration_since(Instant::now())
-            && let Ok(Some(sighting)) = tokio::time::timeout(QUIET.min(left), self.sightings.recv()).await
+            && let Ok(Some(sighting)) = timeout(QUIET.min(left), self.sightings.recv()).await
         {
-            self.take(sighting);
+            self.state.take(sighting);
         }
     }
 
-    /// Whether objects changed.
-    fn take(&mut self, sighting: Sighting) -> bool {
-        self.state.take(sighting) == Change::Objects
+    /// Writes what changed to disk.
+    async fn keep(&mut self) {
+        let pending = self.state.take_pending();
+        let (cache, time) = (self.cache.clone(), SystemTime::now() - self.publisher.freshness().staleness());
+        let written = tokio::task::spawn_blocking(move || {
+            let written = if pending.is_empty() { Ok(()) } else { cache.write(&pending) };
+            let marked =
+                written.and_then(|()| cache.mark(time).map_err(|error| Unwritten::Base(error.into())));
+            marked.map_err(|unwritten| (unwritten, pending))
+        });
+        let error = match written.await {
+            Ok(Ok(())) => return self.publisher.board().recovered(KEPT),
+            Ok(Err((Unwritten::Failed(error), pending))) => {
+                self.state.put_back(pending);
+                error
+            }
+            // Without a whole file, or without knowing what became of it: all of it again.
+            Ok(Err((Unwritten::Base(error), _))) => {
+                self.start_over();
+                error
+            }
+            Err(error) => {
+                self.start_over();
+                error.into()
+            }
+        };
+        self.publisher.board().degraded(Degraded {
+            what: KEPT.to_owned(),
+            why: format!("{error:#}"),
+            fix: "make room and writable --run-dir; without it a start needs the API server".to_owned(),
+        });
+    }
+
+    fn start_over(&mut self) {
+        self.state.start_over();
+        self.relist.send_modify(|wishes| *wishes = wishes.wrapping_add(1));
     }
 
     fn publish(&mut self) {

@@ -29,7 +29,7 @@ impl Source {
         match config.origin(|name| std::env::var_os(name))? {
             Origin::Directory(dir) => Ok(Self::Directory(Watch::open(&dir, publisher)?)),
             Origin::Kubernetes(access) => {
-                let mut cluster = Cluster::open(&access, publisher).await?;
+                let mut cluster = Cluster::open(&access, publisher, &config.run_dir).await?;
                 cluster.synced(|missing| board.starting(format!("no list yet of {missing}"))).await?;
                 Ok(Self::Kubernetes(Box::new(cluster)))
             }

@@ -3,6 +3,7 @@
 use super::{
     Objects,
     finding::{Finding, Severity},
+    freshness::Freshness,
 };
 use crate::{
     snapshot::{BuildOptions, Builder, Snapshot},
@@ -43,6 +44,17 @@ impl Publisher {
             herald: None,
             said: String::new(),
         }
+    }
+
+    /// How old the source's state is, for the source to write.
+    #[must_use]
+    pub(super) fn freshness(&self) -> Arc<Freshness> {
+        Arc::clone(self.board.metrics().freshness())
+    }
+
+    /// What the agent knows about itself.
+    pub(super) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// The snapshot in force; the same cell for ever.

@@ -1,6 +1,6 @@
 //! Where the parts of the agent write down what they know about themselves.
 
-use super::{ClusterStatus, ConfigStatus, Degraded, KernelView, Mode, Readiness, Status};
+use super::{ClusterStatus, ConfigStatus, Degraded, KernelView, Mode, Readiness, SourceStatus, Status};
 use crate::{metrics::Metrics, snapshot::Snapshot};
 use parking_lot::Mutex;
 use std::{
@@ -89,8 +89,12 @@ impl Board {
     /// that were not.
     pub fn config_applied(&self, snapshot: Arc<Snapshot>, error: Option<String>) {
         self.metrics.config_read(error.is_none());
-        self.noted.lock().config =
-            ConfigStatus { generation: snapshot.generation, last_reload: Some(now()), error };
+        self.noted.lock().config = ConfigStatus {
+            generation: snapshot.generation,
+            last_reload: Some(now()),
+            error,
+            source: Vec::new(),
+        };
         self.metrics.config_in_force(snapshot);
     }
 
@@ -114,6 +118,17 @@ impl Board {
         self.noted.lock().degraded.retain(|known| known.what != what);
     }
 
+    fn source(&self) -> Vec<SourceStatus> {
+        let parts = self.metrics.freshness().parts().into_iter();
+        let status = parts.map(|(part, known)| SourceStatus {
+            part: part.to_owned(),
+            last_sync: humantime::format_rfc3339_seconds(known.last_sync).to_string(),
+            stale_seconds: known.stale.as_ref().map_or(0, |stale| stale.age().as_secs()),
+            stale: known.stale.map(|stale| stale.why),
+        });
+        status.collect()
+    }
+
     /// Everything at this moment.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -130,7 +145,7 @@ impl Board {
             lanes: self.metrics.lanes(),
             connections: self.metrics.connections(),
             kernel: None,
-            config: noted.config.clone(),
+            config: ConfigStatus { source: self.source(), ..noted.config.clone() },
             clusters,
             degraded: noted.degraded.clone(),
         };
@@ -158,13 +173,25 @@ fn found_degraded(status: &Status) -> Vec<Degraded> {
         fix: "correct the object; `weir check` shows all findings; the last good state is in force"
             .to_owned(),
     });
+    let stale = status.config.source.iter().max_by_key(|part| (part.stale.is_some(), part.stale_seconds));
+    let away = stale.filter(|part| part.stale.is_some()).map(|part| Degraded {
+        what: "source of the configuration".to_owned(),
+        why: format!(
+            "for {} s nothing is known of {}: {}",
+            part.stale_seconds,
+            part.part,
+            part.stale.as_deref().unwrap_or_default()
+        ),
+        fix: "what was known then is in force; see whether the API server is up and reachable from this node"
+            .to_owned(),
+    });
     let maps = status.kernel.iter().flat_map(|kernel| &kernel.maps);
     let full = maps.filter(|map| map.fill_percent() >= FULL_PERCENT).map(|map| Degraded {
         what: format!("map {}", map.name),
         why: format!("{} of {} entries are in use", map.entries, map.capacity),
         fix: cure_of_full(&map.name).to_owned(),
     });
-    config.chain(full).collect()
+    config.chain(away).chain(full).collect()
 }
 
 fn cure_of_full(map: &str) -> &'static str {

@@ -170,6 +170,7 @@ fn every_family_is_in_the_docs() {
     metrics.attach_kernel(Arc::new(View::default()));
     metrics.request(&record());
     metrics.flow_closed(&closed_flow());
+    metrics.freshness().current("pods");
     metrics.address_fallback(AddressFallback::Refused);
     metrics.downstream_refused("total");
     metrics.workload_barred(&abi::WorkloadBarred::default());

@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What the directory is called where the age of the state is told.
+const PART: &str = "directory";
 /// A change is read once the directory has been quiet for so long,
 const QUIET: Duration = Duration::from_millis(100);
 /// but no later than this after its first event.
@@ -113,6 +115,7 @@ impl Watch {
         match reading {
             Ok((objects, findings)) => {
                 self.retry = None;
+                self.publisher.freshness().current(PART);
                 self.publisher.publish(&objects, findings);
             }
             Err(error) => self.keep(error),
@@ -129,6 +132,8 @@ impl Watch {
                 vec![file_error(&dir.to_string_lossy(), 0, &format!("cannot be read: {why}"), "")]
             }
         };
+        let why = findings.first().map(ToString::to_string).unwrap_or_default();
+        self.publisher.freshness().stale(PART, &why);
         self.publisher.reject(&findings);
     }
 }

@@ -22,15 +22,15 @@ pub enum Access {
     File(PathBuf),
 }
 
-/// A client; connects with its first request.
-pub(super) async fn connect(access: Access) -> anyhow::Result<Client> {
+/// A client, which connects with its first request, and the server's address.
+pub(super) async fn connect(access: Access) -> anyhow::Result<(Client, String)> {
     let mut config = config(&access).await?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // Followers have pauses of their own, and say how they fare.
     config.default_retry = false;
-    Client::try_from(config)
-        .map_err(|error| anyhow::anyhow!("{}", chain(&error)))
-        .context("the Kubernetes API's client")
+    let address = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|error| anyhow::anyhow!("{}", chain(&error)));
+    Ok((client.context("the Kubernetes API's client")?, address))
 }
 
 async fn config(access: &Access) -> anyhow::Result<Config> {

@@ -56,7 +56,9 @@ pub(super) enum Seen {
     Absent,
     /// The watch is open: what was seen is what there is.
     InSync,
-    /// It is not, and why.
+    /// Nothing happened: a bookmark.
+    Heard,
+    /// The watch is not open, and why.
     Away(String),
 }
 
@@ -270,6 +272,7 @@ impl Follower {
                 Some(Ok(WatchEvent::Error(status))) => return Ok(End::Failed((*status).into())),
                 Some(Ok(WatchEvent::Bookmark(bookmark))) => {
                     position.advance(&bookmark.metadata.resource_version);
+                    self.tell(Seen::Heard).await?;
                 }
                 Some(Ok(WatchEvent::Added(document) | WatchEvent::Modified(document))) => {
                     self.change(position, document, Seen::Set).await?;

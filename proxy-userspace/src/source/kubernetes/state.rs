@@ -1,6 +1,7 @@
 //! What the API server has, as far as it is known: the objects, and how well each kind is followed.
 
 use super::{
+    cache::{Kept, Pending},
     document::Document,
     follow::{Seen, Sighting},
     kind::{KINDS, Kind},
@@ -8,14 +9,15 @@ use super::{
 use crate::source::{
     Objects,
     finding::{Finding, Severity},
+    freshness::Freshness,
     manifest, namespace_of,
     store::Key,
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::SystemTime,
 };
-use tokio::time::Instant;
 
 /// Everything.
 pub(super) struct State {
@@ -23,6 +25,9 @@ pub(super) struct State {
     file: Arc<str>,
     objects: Objects,
     kinds: [Following; KINDS.len()],
+    /// What the file does not have yet.
+    pending: Pending,
+    freshness: Arc<Freshness>,
 }
 
 /// One kind.
@@ -36,7 +41,7 @@ struct Following {
 
 /// How well a kind is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Sync {
+enum Sync {
     /// Not at all yet.
     #[default]
     Unknown,
@@ -44,38 +49,82 @@ pub(super) enum Sync {
     Unreachable(String),
     /// As it is.
     Current,
-    /// As it was at some time.
-    Stale {
-        /// Since when.
-        since: Instant,
-        /// Why.
-        why: String,
-    },
+    /// As it was at some time, for this reason.
+    Stale(String),
 }
 
-/// What a sighting changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Change {
-    /// Objects.
-    Objects,
-    /// How well they are known.
-    Sync,
-    /// Nothing.
-    None,
+impl Sync {
+    fn is_known(&self) -> bool {
+        matches!(self, Self::Current | Self::Stale(_))
+    }
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(freshness: Arc<Freshness>) -> Self {
         Self {
             file: "kubernetes".into(),
             objects: Objects::default(),
             kinds: std::array::from_fn(|_| Following::default()),
+            pending: Pending::everything(),
+            freshness,
         }
     }
 
-    /// Whether every kind was listed once.
+    /// Whether something is known of every kind.
     pub(super) fn is_complete(&self) -> bool {
-        self.kinds.iter().all(|kind| matches!(kind.sync, Sync::Current | Sync::Stale { .. }))
+        self.kinds.iter().all(|kind| kind.sync.is_known())
+    }
+
+    /// Whether a list has failed that never succeeded.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.kinds.iter().any(|kind| matches!(kind.sync, Sync::Unreachable(_)))
+    }
+
+    /// Takes what was kept of the kinds that were not listed yet.
+    pub(super) fn restore(&mut self, kept: Vec<Kept>, from: SystemTime) -> anyhow::Result<()> {
+        let mut documents: HashMap<String, Vec<Document>> = HashMap::new();
+        for one in kept {
+            let document = serde_json::from_str(&one.json)?;
+            documents.entry(one.plural).or_default().push(document);
+        }
+        for (kind, following) in KINDS.iter().zip(&mut self.kinds) {
+            if following.sync.is_known() {
+                continue;
+            }
+            let why = match &following.sync {
+                Sync::Unreachable(why) => why.clone(),
+                _ => "no answer yet".to_owned(),
+            };
+            self.freshness.kept(kind.plural, from, &why);
+            // It is in the file already.
+            let mut known = Pending::nothing();
+            let documents = documents.remove(kind.plural).unwrap_or_default();
+            following.replace(
+                documents,
+                &mut Reading { kind, file: &self.file, objects: &mut self.objects, pending: &mut known },
+            );
+            following.sync = Sync::Stale(why);
+            self.pending.build_upon(kind.plural);
+        }
+        Ok(())
+    }
+
+    /// What the file does not have yet; from now on it has.
+    pub(super) fn take_pending(&mut self) -> Pending {
+        std::mem::replace(&mut self.pending, Pending::nothing())
+    }
+
+    /// It was not written.
+    pub(super) fn put_back(&mut self, pending: Pending) {
+        self.pending.put_back(pending);
+    }
+
+    /// There is no file to build upon: every object is read again when it is listed.
+    pub(super) fn start_over(&mut self) {
+        self.pending = Pending::everything();
+        for known in self.kinds.iter_mut().flat_map(|kind| kind.known.values_mut()) {
+            known.clear();
+        }
     }
 
     pub(super) fn objects(&self) -> &Objects {
@@ -89,91 +138,92 @@ impl State {
 
     /// The kinds that were never listed, and why.
     pub(super) fn missing(&self) -> String {
-        let missing = self.sync().filter_map(|(kind, sync)| match sync {
+        let missing = KINDS.iter().zip(&self.kinds).filter_map(|(kind, following)| match &following.sync {
             Sync::Unknown => Some(kind.plural.to_owned()),
             Sync::Unreachable(why) => Some(format!("{} ({why})", kind.plural)),
-            Sync::Current | Sync::Stale { .. } => None,
+            Sync::Current | Sync::Stale(_) => None,
         });
         missing.collect::<Vec<_>>().join(", ")
     }
 
-    /// Each kind, and how well it is known.
-    pub(super) fn sync(&self) -> impl Iterator<Item = (&'static Kind, &Sync)> {
-        KINDS.iter().zip(self.kinds.iter().map(|kind| &kind.sync))
-    }
-
-    /// Takes in what a follower saw.
-    pub(super) fn take(&mut self, (index, seen): Sighting) -> Change {
-        let Some((kind, following)) = KINDS.get(index).zip(self.kinds.get_mut(index)) else {
-            return Change::None;
-        };
-        let objects = &mut self.objects;
+    /// Takes in what a follower saw; whether that changed objects.
+    pub(super) fn take(&mut self, (index, seen): Sighting) -> bool {
+        let Some((kind, following)) = KINDS.get(index).zip(self.kinds.get_mut(index)) else { return false };
+        match &seen {
+            Seen::Away(why) => self.freshness.stale(kind.plural, why),
+            _ => self.freshness.current(kind.plural),
+        }
+        let reading =
+            &mut Reading { kind, file: &self.file, objects: &mut self.objects, pending: &mut self.pending };
         match seen {
             Seen::All(documents) => {
-                following.replace(documents, kind, &self.file, objects);
                 following.synced(kind);
-                Change::Objects
+                following.replace(documents, reading)
             }
-            Seen::Set(document) => {
-                following.set(document, kind, &self.file, objects);
-                Change::Objects
+            Seen::Set(document) => following.set(document, reading),
+            Seen::Gone(document) => following.forget(&key(&document, kind), reading),
+            Seen::Absent | Seen::InSync | Seen::Heard => {
+                following.synced(kind);
+                false
             }
-            Seen::Gone(document) => {
-                let key = key(&document, kind);
-                if following.forget(&key, kind, objects) { Change::Objects } else { Change::None }
+            Seen::Away(why) => {
+                following.away(why, kind);
+                false
             }
-            Seen::Absent | Seen::InSync => following.synced(kind),
-            Seen::Away(why) => following.away(why, kind),
         }
     }
 }
 
+/// Where the objects of a kind go.
+struct Reading<'a> {
+    kind: &'static Kind,
+    file: &'a Arc<str>,
+    objects: &'a mut Objects,
+    pending: &'a mut Pending,
+}
+
 impl Following {
     /// It is known as it is; says so where it was not.
-    fn synced(&mut self, kind: &Kind) -> Change {
-        if self.sync == Sync::Current {
-            return Change::None;
-        }
-        if self.sync != Sync::Unknown {
+    fn synced(&mut self, kind: &Kind) {
+        if !matches!(self.sync, Sync::Current | Sync::Unknown) {
             tracing::info!("{} are followed again", kind.plural);
         }
         self.sync = Sync::Current;
-        Change::Sync
     }
 
-    fn away(&mut self, why: String, kind: &Kind) -> Change {
-        let (now, known) = match &self.sync {
-            Sync::Unknown => (Sync::Unreachable(why.clone()), ""),
-            Sync::Unreachable(known) => (Sync::Unreachable(why.clone()), &**known),
-            Sync::Current => (Sync::Stale { since: Instant::now(), why: why.clone() }, ""),
-            Sync::Stale { since, why: known } => (Sync::Stale { since: *since, why: why.clone() }, &**known),
-        };
-        if known == why {
-            return Change::None;
+    fn away(&mut self, why: String, kind: &Kind) {
+        if let Sync::Unreachable(known) | Sync::Stale(known) = &self.sync
+            && *known == why
+        {
+            return;
         }
         tracing::warn!("{} cannot be followed: {why}", kind.plural);
-        self.sync = now;
-        Change::Sync
+        self.sync = if self.sync.is_known() { Sync::Stale(why) } else { Sync::Unreachable(why) };
     }
 
-    /// From now on there are these and no others.
-    fn replace(&mut self, documents: Vec<Document>, kind: &Kind, file: &Arc<str>, objects: &mut Objects) {
+    /// From now on there are these and no others; whether that is something else than before.
+    fn replace(&mut self, documents: Vec<Document>, reading: &mut Reading<'_>) -> bool {
         let mut gone: HashSet<_> = self.known.keys().cloned().collect();
+        let mut changed = false;
         for document in documents {
-            gone.remove(&key(&document, kind));
-            self.set(document, kind, file, objects);
+            gone.remove(&key(&document, reading.kind));
+            changed |= self.set(document, reading);
         }
         for key in gone {
-            self.forget(&key, kind, objects);
+            changed |= self.forget(&key, reading);
         }
+        changed
     }
 
-    fn set(&mut self, document: Document, kind: &Kind, file: &Arc<str>, objects: &mut Objects) {
+    /// False if it was known in this version.
+    fn set(&mut self, document: Document, reading: &mut Reading<'_>) -> bool {
+        let Reading { kind, file, objects, pending } = reading;
         let key = key(&document, kind);
         let version = document.version;
         if !version.is_empty() && self.known.get(&key).is_some_and(|known| *known == version) {
-            return;
+            return false;
         }
+        pending.set(kind.plural, key.as_str(), &document.json.to_string());
         let (mut read, mut findings) = (Objects::default(), Vec::new());
         let api_version = kind.api_version();
         manifest::add_json(file, document.json, (&api_version, kind.kind), &mut read, &mut findings);
@@ -187,11 +237,13 @@ impl Following {
             self.findings.insert(key.clone(), findings);
         }
         self.known.insert(key, version);
+        true
     }
 
     /// False if it was not known.
-    fn forget(&mut self, key: &Key, kind: &Kind, objects: &mut Objects) -> bool {
-        objects.forget(kind.kind, key);
+    fn forget(&mut self, key: &Key, reading: &mut Reading<'_>) -> bool {
+        reading.pending.forget(reading.kind.plural, key.as_str());
+        reading.objects.forget(reading.kind.kind, key);
         self.findings.remove(key);
         self.known.remove(key).is_some()
     }

@@ -57,6 +57,7 @@ fn status() -> Status {
             generation: 4,
             last_reload: Some("2026-01-01T00:00:00Z".to_owned()),
             error: None,
+            source: Vec::new(),
         },
         clusters: vec![
             cluster(
