@@ -23,7 +23,7 @@ pub(crate) use uplinks::node_addresses;
 
 use crate::{
     config::Acceleration,
-    snapshot::{AccelerationChoice, Snapshot},
+    snapshot::{AccelerationChoice, Cluster, Clusters, Snapshot},
     status::{Board, Degraded},
 };
 use anyhow::{Context as _, ensure};
@@ -118,7 +118,9 @@ struct Kernel {
     tallies: tallies::Tallies,
     sizes: Sizes,
     settings: Mutex<Settings>,
-    compiled: Mutex<(services::Compiler, services::Tables)>,
+    written: Mutex<services::Written>,
+    /// The clusters that `choices` are of.
+    chosen: Mutex<Clusters>,
     policies: Mutex<policies::Policies>,
     choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
     workloads: Arc<workloads::Workloads>,
@@ -323,39 +325,39 @@ impl Kernel {
         Some(cgroup_id)
     }
 
+    /// Notes what endpoints' annotations say, where any of a changed cluster does.
+    fn choose(&self, snapshot: &Snapshot) {
+        let has_choice = |c: &&Arc<Cluster>| c.acceleration != AccelerationChoice::Default;
+        let mut chosen = self.chosen.lock();
+        let changed = {
+            let changes = snapshot.clusters.changes(&chosen);
+            changes.flat_map(|(old, new)| old.into_iter().chain(new)).any(|cluster| has_choice(&cluster))
+        };
+        if changed {
+            let choices = snapshot.clusters.unsorted().filter(has_choice);
+            let choices =
+                choices.flat_map(|c| c.endpoints.iter().map(|e| (e.addr, c.acceleration))).collect();
+            self.choices.store(Arc::new(choices));
+        }
+        *chosen = snapshot.clusters.clone();
+    }
+
     fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        let choices = snapshot.clusters.iter().filter(|c| c.acceleration != AccelerationChoice::Default);
-        let choices = choices.flat_map(|c| c.endpoints.iter().map(|e| (e.addr, c.acceleration))).collect();
-        self.choices.store(Arc::new(choices));
+        self.choose(snapshot);
         let mut policies = self.policies.lock();
         let published = policies.publish(snapshot, &self.tables.paths, &self.tables.hosts);
 
-        let mut compiled = self.compiled.lock();
-        let new = compiled.0.compile(snapshot);
+        let mut written = self.written.lock();
+        let plan = written.plan(snapshot);
         let room = self.sizes.services as usize;
-        for (what, wanted) in [("service", new.services.len()), ("endpoint", new.endpoints.len())] {
+        for (what, wanted) in [("service", plan.services), ("endpoint", plan.endpoints)] {
             ensure!(
                 wanted <= room,
                 "the configuration has {wanted} {what} addresses and the kernel table holds {room}: \
                  raise --max-services; the last good state stays"
             );
         }
-        let endpoints = services::changes(&compiled.1.endpoints, &new.endpoints);
-        let services = services::changes(&compiled.1.services, &new.services);
-        // A service must never point at an endpoint that is not there.
-        for (key, endpoint) in endpoints.set {
-            self.tables.endpoints.insert(&key.0, endpoint)?;
-        }
-        for (key, service) in services.set {
-            self.tables.services.insert(&key.0, service)?;
-        }
-        for key in services.remove {
-            self.tables.services.remove(&key.0)?;
-        }
-        for key in endpoints.remove {
-            self.tables.endpoints.remove(&key.0)?;
-        }
-        compiled.1 = new;
+        written.write(plan, &self.tables)?;
         policies.retire(snapshot, &self.tables.paths, &self.tables.hosts)?;
         published.context("policies that do not fit are decided by the agent alone")
     }

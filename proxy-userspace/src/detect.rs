@@ -127,7 +127,7 @@ async fn either_speaks(
 
 /// `None` where no endpoint can be had, or only for HTTP: the client may still speak it, and be told.
 async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSocket> {
-    let endpoint = balance::pick(route, None)?;
+    let endpoint = balance::pick(route, &balance::Client::of(downstream, route), None)?;
     if endpoint.policy.as_ref().is_some_and(|policy| policy.opens_port().is_none()) {
         return None;
     }

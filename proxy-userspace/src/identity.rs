@@ -5,7 +5,7 @@
 //! on another node), or the cgroup names no pod (static pods whose manifest has no UID), the address
 //! decides, and then never for a pod that is known by its UID to be somebody else.
 
-use crate::snapshot::Snapshot;
+use crate::{sharded::Sharded, snapshot::Snapshot};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::{
@@ -42,26 +42,42 @@ pub struct PodIdentity {
 /// The pods of one snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodIndex {
-    by_key: HashMap<Arc<str>, Arc<PodIdentity>>,
-    by_uid: HashMap<Arc<str>, Arc<PodIdentity>>,
-    by_ip: HashMap<IpAddr, Arc<PodIdentity>>,
+    by_key: Sharded<Arc<str>, Arc<PodIdentity>>,
+    by_uid: Sharded<Arc<str>, Arc<PodIdentity>>,
+    by_ip: Sharded<IpAddr, Arc<PodIdentity>>,
 }
 
 impl PodIndex {
-    /// Of pods that share an address, the last has it.
-    pub(crate) fn new(pods: impl IntoIterator<Item = PodIdentity>) -> Self {
-        let mut index = Self::default();
-        for pod in pods {
-            let pod = Arc::new(pod);
-            if let Some(uid) = &pod.uid {
-                index.by_uid.insert(Arc::clone(uid), Arc::clone(&pod));
-            }
-            if !pod.host_network {
-                index.by_ip.extend(pod.addresses.iter().map(|ip| (ip.to_canonical(), Arc::clone(&pod))));
-            }
-            index.by_key.insert(Arc::clone(&pod.key), pod);
+    /// Takes a pod's name and UID in, or in the place of what it was before.
+    pub(crate) fn set(&mut self, pod: &Arc<PodIdentity>) {
+        self.remove(&pod.key);
+        if let Some(uid) = &pod.uid {
+            self.by_uid.insert(Arc::clone(uid), Arc::clone(pod));
         }
-        index
+        self.by_key.insert(Arc::clone(&pod.key), Arc::clone(pod));
+    }
+
+    /// Forgets a pod's name and UID.
+    pub(crate) fn remove(&mut self, key: &str) {
+        let Some(pod) = self.by_key.remove(key) else { return };
+        if let Some(uid) = &pod.uid
+            && self.by_uid.get(uid).is_some_and(|one| one.key == pod.key)
+        {
+            self.by_uid.remove(uid);
+        }
+    }
+
+    /// Says whose an address is.
+    pub(crate) fn give(&mut self, ip: IpAddr, holder: Option<&str>) {
+        let ip = ip.to_canonical();
+        match holder.and_then(|key| self.by_key.get(key)).cloned() {
+            Some(pod) => {
+                self.by_ip.insert(ip, pod);
+            }
+            None => {
+                self.by_ip.remove(&ip);
+            }
+        }
     }
 
     /// The pod `namespace/name`.
@@ -207,7 +223,14 @@ mod tests {
     }
 
     fn identity(parent: &Path, pods: Vec<PodIdentity>) -> Identity {
-        let snapshot = Snapshot { pods: PodIndex::new(pods), ..Snapshot::default() };
+        let mut index = PodIndex::default();
+        for pod in pods.into_iter().map(Arc::new) {
+            index.set(&pod);
+            for ip in pod.addresses.iter().filter(|_| !pod.host_network) {
+                index.give(*ip, Some(&pod.key));
+            }
+        }
+        let snapshot = Snapshot { pods: index, ..Snapshot::default() };
         Identity::new(Arc::new(ArcSwap::from_pointee(snapshot)), Some(parent.to_owned()))
     }
 

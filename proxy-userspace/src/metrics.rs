@@ -32,7 +32,10 @@ use proxy_common::abi;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -48,6 +51,8 @@ pub struct Metrics {
     registry: Registry,
     /// What the labels of kernel events are looked up in.
     snapshot: ArcSwap<Snapshot>,
+    /// The configuration has changed since series of what is gone were looked for.
+    unpruned: AtomicBool,
     requests: Arc<request::Requests>,
     spliced: spliced::Spliced,
     flows: Arc<flows::Flows>,
@@ -73,6 +78,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             snapshot: ArcSwap::default(),
+            unpruned: AtomicBool::new(false),
             requests: Arc::new(request::Requests::new()),
             spliced: spliced::Spliced::new(),
             flows: Arc::new(flows::Flows::new()),
@@ -251,8 +257,8 @@ impl Metrics {
 
     pub(crate) fn config_in_force(&self, snapshot: Arc<Snapshot>) {
         self.config_generation.set(snapshot.generation);
-        self.prune(&snapshot);
         self.snapshot.store(snapshot);
+        self.unpruned.store(true, Ordering::Release);
     }
 
     /// How old the source's state is; sources write it.
@@ -266,11 +272,16 @@ impl Metrics {
         self.config_reloads.get_or_create(&[("result", result)]).inc();
     }
 
-    /// Makes room where series of objects that are gone take it.
-    fn prune(&self, snapshot: &Snapshot) {
-        let endpoints = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+    /// Makes room where series of objects that are gone take it: looks at all objects, so it is done when
+    /// somebody reads, and not at every change.
+    fn prune(&self) {
+        if !self.unpruned.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let snapshot = self.snapshot();
+        let endpoints = snapshot.clusters.unsorted().flat_map(|cluster| &cluster.endpoints);
         let mut names: HashSet<&str> = HashSet::from(["unknown", OTHER]);
-        names.extend(snapshot.clusters.iter().map(|cluster| &*cluster.name));
+        names.extend(snapshot.clusters.unsorted().map(|cluster| &*cluster.name));
         names.extend(snapshot.workload_by_ip.values().map(|name| &**name));
         names.extend(snapshot.pods.iter().map(|pod| &*pod.key));
         names.extend(endpoints.filter_map(|endpoint| endpoint.workload.as_deref()));
@@ -284,6 +295,7 @@ impl Metrics {
 impl Metrics {
     /// All families with at least one series, as text.
     pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        self.prune();
         self.collect();
         let mut text = String::new();
         open_metrics::encode(&mut text, &self.registry)?;

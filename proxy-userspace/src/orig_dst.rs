@@ -40,6 +40,12 @@ impl From<Steering> for OrigDstSource {
     }
 }
 
+impl OrigDstSource {
+    pub(crate) fn is_kernel(&self) -> bool {
+        matches!(self, Self::Kernel)
+    }
+}
+
 /// Why a connection is not served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unknown {

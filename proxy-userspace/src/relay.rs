@@ -1,6 +1,7 @@
 //! What all connections share.
 
 use crate::{
+    balance::Affinity,
     config::{Acceleration, Config, Steering},
     datapath::Datapath,
     flow::Observer,
@@ -32,6 +33,8 @@ pub struct Relay {
     pub(crate) pool: Pool,
     pub(crate) connector: Connector,
     pub(crate) namespaces: Namespaces,
+    /// Which endpoints clients of Services with affinity had.
+    pub(crate) affinity: Affinity,
     /// Which pod a client is.
     pub(crate) identity: Identity,
     pub(crate) unknown_workload: Arc<str>,
@@ -90,6 +93,7 @@ impl Relay {
         };
         Ok(Arc::new(Self {
             namespaces: Namespaces::start()?,
+            affinity: Affinity::default(),
             identity: Identity::new(Arc::clone(&snapshot), datapath.pod_parent()),
             orig_dst: config.steering.into(),
             snapshot,

@@ -247,7 +247,8 @@ async fn connect(
     {
         return kept(downstream, draft, upstream, endpoint);
     }
-    let first = balance::pick(route, None).ok_or(Reason::NoEndpoint)?;
+    let client = balance::Client::of(downstream, route);
+    let first = balance::pick(route, &client, None).ok_or(Reason::NoEndpoint)?;
     draft.admit(first)?;
     draft.tries(first);
     let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
@@ -255,7 +256,7 @@ async fn connect(
         Err(failure) => failure,
     };
     let other = match failure.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => balance::pick(route, Some(first.addr)),
+        Reason::ConnectFailed | Reason::ConnectTimeout => balance::pick(route, &client, Some(first.addr)),
         _ => None,
     };
     let other = other.ok_or(failure)?;

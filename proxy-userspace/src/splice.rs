@@ -20,6 +20,7 @@ pub(crate) use resume::{Resumed, Task};
 pub(crate) use worth::Worth;
 
 use crate::{
+    balance,
     balance::random,
     datapath::{Slot, Terms, UpstreamLane, kernel_generation},
     downstream::{Downstream, Phase},
@@ -171,7 +172,7 @@ impl Splice {
     ) -> Option<(Box<Upstream>, &'a Endpoint)> {
         let mut upstream = self.upstream.lock().take()?;
         let wanted = upstream.key.endpoint;
-        let mut usable = route.cluster.usable_endpoints(route.family);
+        let mut usable = route.cluster.usable_within(route.family, balance::scope(downstream, route));
         let found =
             usable.find(|one| one.addr == wanted && route.pinned.is_none_or(|pinned| pinned == wanted));
         match found {
@@ -248,7 +249,7 @@ impl Splice {
         }
         let snapshot = downstream.relay.snapshot.load();
         let route = route(&snapshot, downstream.orig_dst)?;
-        let mut usable = route.cluster.usable_endpoints(route.family);
+        let mut usable = route.cluster.usable_within(route.family, balance::scope(downstream, &route));
         let endpoint = usable.find(|one| one.addr == upstream.key.endpoint)?;
         let policy = match endpoint.policy.as_deref() {
             None => POLICY_NONE,

@@ -84,8 +84,9 @@ pub(crate) async fn carry(
 
 async fn reach(downstream: &Downstream, route: &Route, draft: &mut Draft) -> Result<UpstreamSocket, Failure> {
     let (cluster, mut avoid) = (&route.cluster, None);
+    let client = balance::Client::of(downstream, route);
     loop {
-        let endpoint = balance::pick(route, avoid).ok_or(Reason::NoEndpoint)?;
+        let endpoint = balance::pick(route, &client, avoid).ok_or(Reason::NoEndpoint)?;
         draft.admit_opaque(endpoint)?;
         let connect = connect(downstream, endpoint);
         let connected = match cluster.timeouts.connect {

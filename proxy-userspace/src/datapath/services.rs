@@ -1,213 +1,308 @@
-//! A [`Snapshot`] as kernel tables, and the steps from one to the next in an order that never leaves
-//! a service pointing at an endpoint that is not there.
+//! A [`Snapshot`] as kernel tables: what a change of one changes of the other, in an order that never
+//! leaves a service pointing at an endpoint that is not there.
+//!
+//! The work is that of what differs between two snapshots; see `Sharded::differences`.
 
-use crate::snapshot::{Cluster, Lane, Snapshot};
+use super::{DatapathError, tables::Tables};
+use crate::{
+    sharded::Sharded,
+    snapshot::{Cluster, Family, Lane, Scope, Snapshot},
+};
 use proxy_common::{
     abi::{Endpoint, EndpointKey, LANE_PASS, LANE_STEER, Service, ServiceKey},
     addr::words_of,
 };
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 /// IP protocol number of TCP.
 const TCP: u16 = 6;
 
-/// What the two service tables hold.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tables {
-    pub(super) services: HashMap<Key<ServiceKey>, Service>,
-    pub(super) endpoints: HashMap<Key<EndpointKey>, Endpoint>,
+/// The two service tables, as they are written.
+pub(super) trait ServiceTables {
+    fn set_endpoint(&self, key: &EndpointKey, endpoint: &Endpoint) -> Result<(), DatapathError>;
+    fn set_service(&self, key: &ServiceKey, service: &Service) -> Result<(), DatapathError>;
+    fn remove_service(&self, key: &ServiceKey) -> Result<(), DatapathError>;
+    fn remove_endpoint(&self, key: &EndpointKey) -> Result<(), DatapathError>;
 }
 
-/// ABI keys hash by their fields; the ABI structs themselves stay plain data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Key<T>(pub(super) T);
+impl ServiceTables for Tables {
+    fn set_endpoint(&self, key: &EndpointKey, endpoint: &Endpoint) -> Result<(), DatapathError> {
+        self.endpoints.insert(key, endpoint)
+    }
 
-impl std::hash::Hash for Key<ServiceKey> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.0.addr, self.0.port, self.0.protocol).hash(state);
+    fn set_service(&self, key: &ServiceKey, service: &Service) -> Result<(), DatapathError> {
+        self.services.insert(key, service)
+    }
+
+    fn remove_service(&self, key: &ServiceKey) -> Result<(), DatapathError> {
+        self.services.remove(key).map(|_| ())
+    }
+
+    fn remove_endpoint(&self, key: &EndpointKey) -> Result<(), DatapathError> {
+        self.endpoints.remove(key).map(|_| ())
     }
 }
 
-impl std::hash::Hash for Key<EndpointKey> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.0.service, self.0.index).hash(state);
-    }
+/// The endpoints that some addresses of a cluster lead to.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+struct GroupKey {
+    cluster: Arc<str>,
+    family: Family,
+    scope: Scope,
 }
 
-/// Compiles snapshots; remembers ids, so that an unchanged service compiles to the same entries.
+/// A group in the tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Group {
+    id: u32,
+    endpoints: Vec<SocketAddr>,
+}
+
+/// What the tables hold.
 #[derive(Debug, Default)]
-pub(super) struct Compiler {
-    ids: HashMap<(Arc<str>, bool), u32>,
+pub(super) struct Written {
+    groups: HashMap<GroupKey, Group>,
     last_id: u32,
+    by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
+    by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,
+    services: usize,
+    endpoints: usize,
+    /// What a change that failed half-way may have written, to be looked at with the next one.
+    doubtful: (Vec<SocketAddr>, Vec<(GroupKey, EndpointKey)>),
 }
 
-impl Compiler {
-    /// The tables of a snapshot.
-    pub(super) fn compile(&mut self, snapshot: &Snapshot) -> Tables {
-        let mut tables = Tables::default();
-        let alive: std::collections::HashSet<&str> = snapshot.clusters.unsorted().map(|c| &*c.name).collect();
-        self.ids.retain(|(name, _), _| alive.contains(&**name));
-        for (frontend, cluster) in snapshot.by_frontend.iter() {
-            self.add_frontend(&mut tables, *frontend, cluster);
+/// What turns the tables into those of another snapshot.
+#[derive(Debug)]
+pub(super) struct Plan {
+    set_endpoints: Vec<(GroupKey, EndpointKey, Endpoint)>,
+    set_services: Vec<(SocketAddr, Service)>,
+    remove_services: Vec<SocketAddr>,
+    remove_endpoints: Vec<(GroupKey, EndpointKey)>,
+    /// `None` for a group that is no more.
+    groups: Vec<(GroupKey, Option<Group>)>,
+    last_id: u32,
+    by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
+    by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,
+    /// Service addresses then.
+    pub(super) services: usize,
+    /// Endpoints of services then.
+    pub(super) endpoints: usize,
+}
+
+impl Written {
+    /// What is to be written for a snapshot.
+    pub(super) fn plan(&self, snapshot: &Snapshot) -> Plan {
+        let mut plan = Plan {
+            set_endpoints: Vec::new(),
+            set_services: Vec::new(),
+            remove_services: Vec::new(),
+            remove_endpoints: Vec::new(),
+            groups: Vec::new(),
+            last_id: self.last_id,
+            by_frontend: snapshot.by_frontend.clone(),
+            by_endpoint: snapshot.by_endpoint.clone(),
+            services: self.services,
+            endpoints: self.endpoints,
+        };
+        let frontends = snapshot.by_frontend.differences(&self.by_frontend);
+        let mut groups = BTreeSet::new();
+        for frontend in &frontends {
+            groups.extend(self.by_frontend.get(*frontend).map(|cluster| group_of(frontend, cluster)));
+            groups.extend(snapshot.by_frontend.get(*frontend).map(|cluster| group_of(frontend, cluster)));
         }
-        for endpoint in snapshot.by_endpoint.keys() {
-            // Steered by its own address; nothing to choose from.
-            let service = Service { lane: LANE_STEER, id: 0, endpoints: 0 };
-            tables.services.entry(Key(service_key(*endpoint))).or_insert(service);
+        let mut renewed = HashMap::new();
+        for key in groups {
+            self.plan_group(key, snapshot, &mut renewed, &mut plan);
         }
-        tables
+        let endpoints = snapshot.by_endpoint.differences(&self.by_endpoint);
+        let changed: BTreeSet<_> = frontends.into_iter().chain(endpoints).copied().collect();
+        for addr in changed {
+            self.plan_service(addr, snapshot, &renewed, &mut plan);
+        }
+        self.plan_doubtful(snapshot, &renewed, &mut plan);
+        plan.groups.extend(renewed);
+        plan
     }
 
-    fn add_frontend(&mut self, tables: &mut Tables, frontend: SocketAddr, cluster: &Cluster) {
-        let v6 = frontend.is_ipv6();
-        let id = *self.ids.entry((cluster.name.clone(), v6)).or_insert_with(|| {
-            self.last_id = self.last_id.wrapping_add(1).max(1);
-            self.last_id
+    fn plan_group(
+        &self,
+        key: GroupKey,
+        snapshot: &Snapshot,
+        renewed: &mut HashMap<GroupKey, Option<Group>>,
+        plan: &mut Plan,
+    ) {
+        let old = self.groups.get(&key);
+        let cluster = snapshot.clusters.get(&key.cluster).filter(|cluster| {
+            let frontends = cluster.frontends.iter().chain(&cluster.external);
+            frontends.into_iter().any(|frontend| group_of(frontend, cluster) == key)
         });
-        let mut count = 0;
-        for endpoint in cluster.endpoints.iter().filter(|e| e.ready && e.addr.is_ipv6() == v6) {
-            let value = Endpoint { addr: words_of(endpoint.addr.ip()), port: endpoint.addr.port(), pad: 0 };
-            tables.endpoints.insert(Key(EndpointKey { service: id, index: count }), value);
-            count += 1;
+        let new = cluster.map(|cluster| Group {
+            id: old.map_or_else(
+                || {
+                    plan.last_id = plan.last_id.wrapping_add(1).max(1);
+                    plan.last_id
+                },
+                |old| old.id,
+            ),
+            endpoints: cluster.usable_within(key.family, key.scope).map(|one| one.addr).collect(),
+        });
+        let (before, after) =
+            (old.map_or(&[][..], |old| &old.endpoints), new.as_ref().map_or(&[][..], |new| &new.endpoints));
+        if let Some(id) = new.as_ref().or(old).map(|group| group.id) {
+            for (index, addr) in (0..).zip(after) {
+                if before.get(to_usize(index)) != Some(addr) {
+                    plan.set_endpoints.push((
+                        key.clone(),
+                        EndpointKey { service: id, index },
+                        endpoint(*addr),
+                    ));
+                }
+            }
+            let gone = (0..).zip(before).skip(after.len());
+            plan.remove_endpoints
+                .extend(gone.map(|(index, _)| (key.clone(), EndpointKey { service: id, index })));
         }
+        plan.endpoints = plan.endpoints + after.len() - before.len();
+        renewed.insert(key, new);
+    }
+
+    fn plan_service(
+        &self,
+        addr: SocketAddr,
+        snapshot: &Snapshot,
+        renewed: &HashMap<GroupKey, Option<Group>>,
+        plan: &mut Plan,
+    ) {
+        let old = service_at(addr, &self.by_frontend, &self.by_endpoint, |key| self.groups.get(key));
+        let new = service_at(addr, &snapshot.by_frontend, &snapshot.by_endpoint, |key| {
+            renewed.get(key).map_or_else(|| self.groups.get(key), Option::as_ref)
+        });
+        match (old, new) {
+            (old, Some(new)) if old != Some(new) => {
+                plan.services += usize::from(old.is_none());
+                plan.set_services.push((addr, new));
+            }
+            (Some(_), None) => {
+                plan.services -= 1;
+                plan.remove_services.push(addr);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes away what a change left that failed half-way, as far as it is not wanted now.
+    fn plan_doubtful(
+        &self,
+        snapshot: &Snapshot,
+        renewed: &HashMap<GroupKey, Option<Group>>,
+        plan: &mut Plan,
+    ) {
+        let (services, endpoints) = &self.doubtful;
+        let group = |key: &GroupKey| renewed.get(key).map_or_else(|| self.groups.get(key), Option::as_ref);
+        for addr in services {
+            match service_at(*addr, &snapshot.by_frontend, &snapshot.by_endpoint, group) {
+                Some(service) => plan.set_services.push((*addr, service)),
+                None => plan.remove_services.push(*addr),
+            }
+        }
+        for (key, at) in endpoints {
+            let wanted = group(key).filter(|group| group.id == at.service);
+            match wanted.and_then(|group| group.endpoints.get(to_usize(at.index))) {
+                Some(addr) => plan.set_endpoints.push((key.clone(), *at, endpoint(*addr))),
+                None => plan.remove_endpoints.push((key.clone(), *at)),
+            }
+        }
+    }
+
+    /// Writes a plan of this state. Where that fails, the tables are neither what they were nor what
+    /// they should be; the next plan mends that.
+    pub(super) fn write(&mut self, plan: Plan, tables: &impl ServiceTables) -> Result<(), DatapathError> {
+        if let Err(error) = plan.write(tables) {
+            // Ids are not used again: what was written under one may still be there.
+            self.last_id = plan.last_id;
+            self.doubtful.0.extend(plan.set_services.iter().map(|(addr, _)| *addr));
+            self.doubtful.0.extend(plan.remove_services);
+            self.doubtful.1.extend(plan.set_endpoints.into_iter().map(|(group, key, _)| (group, key)));
+            self.doubtful.1.extend(plan.remove_endpoints);
+            return Err(error);
+        }
+        for (key, group) in plan.groups {
+            match group {
+                Some(group) => self.groups.insert(key, group),
+                None => self.groups.remove(&key),
+            };
+        }
+        self.last_id = plan.last_id;
+        (self.by_frontend, self.by_endpoint) = (plan.by_frontend, plan.by_endpoint);
+        (self.services, self.endpoints) = (plan.services, plan.endpoints);
+        self.doubtful = Default::default();
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn write(&self, tables: &impl ServiceTables) -> Result<(), DatapathError> {
+        // A service must never point at an endpoint that is not there.
+        for (_, key, endpoint) in &self.set_endpoints {
+            tables.set_endpoint(key, endpoint)?;
+        }
+        for (addr, service) in &self.set_services {
+            tables.set_service(&service_key(*addr), service)?;
+        }
+        for addr in &self.remove_services {
+            tables.remove_service(&service_key(*addr))?;
+        }
+        for (_, key) in &self.remove_endpoints {
+            tables.remove_endpoint(key)?;
+        }
+        Ok(())
+    }
+}
+
+fn group_of(frontend: &SocketAddr, cluster: &Cluster) -> GroupKey {
+    GroupKey {
+        cluster: Arc::clone(&cluster.name),
+        family: Family::of(frontend.ip()),
+        scope: cluster.scope_within(frontend),
+    }
+}
+
+/// What the tables have at an address: a choice of endpoints, or that an endpoint's own address is
+/// steered.
+fn service_at<'a>(
+    addr: SocketAddr,
+    by_frontend: &Sharded<SocketAddr, Arc<Cluster>>,
+    by_endpoint: &Sharded<SocketAddr, Arc<Cluster>>,
+    group: impl Fn(&GroupKey) -> Option<&'a Group>,
+) -> Option<Service> {
+    if let Some(cluster) = by_frontend.get(&addr) {
+        let group = group(&group_of(&addr, cluster))?;
         let lane = match cluster.lane {
             Lane::Steer => LANE_STEER,
             Lane::Pass => LANE_PASS,
         };
-        tables.services.insert(Key(service_key(frontend)), Service { lane, id, endpoints: count });
+        let endpoints = u32::try_from(group.endpoints.len()).unwrap_or(u32::MAX);
+        return Some(Service { lane, id: group.id, endpoints });
     }
+    // Nothing to choose from.
+    by_endpoint.contains_key(&addr).then_some(Service { lane: LANE_STEER, id: 0, endpoints: 0 })
 }
 
 fn service_key(addr: SocketAddr) -> ServiceKey {
     ServiceKey { addr: words_of(addr.ip()), port: addr.port(), protocol: TCP }
 }
 
-/// One table's changes.
-#[derive(Debug)]
-pub(super) struct Changes<'a, K, V> {
-    /// New or different entries.
-    pub(super) set: Vec<(&'a K, &'a V)>,
-    /// Entries that are no more.
-    pub(super) remove: Vec<&'a K>,
+fn endpoint(addr: SocketAddr) -> Endpoint {
+    Endpoint { addr: words_of(addr.ip()), port: addr.port(), pad: 0 }
 }
 
-/// What turns `old` into `new`.
-pub(super) fn changes<'a, K: Eq + std::hash::Hash, V: PartialEq>(
-    old: &'a HashMap<K, V>,
-    new: &'a HashMap<K, V>,
-) -> Changes<'a, K, V> {
-    Changes {
-        set: new.iter().filter(|(key, value)| old.get(key) != Some(value)).collect(),
-        remove: old.keys().filter(|key| !new.contains_key(key)).collect(),
-    }
+fn to_usize(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-    use super::*;
-    use crate::snapshot::{AccelerationChoice, Endpoint as ClusterEndpoint, Protocol, Timeouts, Traffic};
-
-    fn cluster(name: &str, lane: Lane, frontends: &[&str], endpoints: &[(&str, bool)]) -> Arc<Cluster> {
-        let endpoint = |&(addr, ready): &(&str, bool)| ClusterEndpoint {
-            addr: addr.parse().unwrap(),
-            ready,
-            serving: ready,
-            terminating: false,
-            workload: None,
-            node: None,
-            local: false,
-            near: true,
-            policy: None,
-        };
-        Arc::new(Cluster {
-            name: name.into(),
-            namespace: "default".into(),
-            service: name.into(),
-            port_name: None,
-            port: 8080,
-            node_port: None,
-            lane,
-            protocol: Protocol::Detect,
-            frontends: frontends.iter().map(|addr| addr.parse().unwrap()).collect(),
-            external: Vec::new(),
-            traffic: Traffic::default(),
-            endpoints: endpoints.iter().map(endpoint).collect(),
-            timeouts: Timeouts::default(),
-            acceleration: AccelerationChoice::Default,
-        })
-    }
-
-    fn snapshot(clusters: &[Arc<Cluster>]) -> Snapshot {
-        let frontends =
-            |c: &Arc<Cluster>| c.frontends.iter().map(|f| (*f, Arc::clone(c))).collect::<Vec<_>>();
-        Snapshot {
-            clusters: clusters.to_vec().into(),
-            by_frontend: clusters.iter().flat_map(frontends).collect(),
-            ..Snapshot::default()
-        }
-    }
-
-    #[test]
-    fn only_ready_endpoints_of_the_frontends_family_are_compiled() {
-        let web = cluster(
-            "web",
-            Lane::Steer,
-            &["10.96.0.10:8080", "[fd00::10]:8080"],
-            &[("10.244.1.11:8080", true), ("10.244.1.12:8080", false), ("[fd00::11]:8080", true)],
-        );
-        let tables = Compiler::default().compile(&snapshot(&[web]));
-        assert_eq!(tables.services.len(), 2);
-        for (key, service) in &tables.services {
-            assert_eq!((service.lane, service.endpoints), (LANE_STEER, 1));
-            let endpoint = tables.endpoints[&Key(EndpointKey { service: service.id, index: 0 })];
-            let v4 = proxy_common::addr::unmapped(&key.0.addr).is_some();
-            assert_eq!(proxy_common::addr::unmapped(&endpoint.addr).is_some(), v4);
-        }
-        assert_eq!(tables.endpoints.len(), 2);
-    }
-
-    #[test]
-    fn every_service_finds_all_its_endpoints() {
-        let clusters: Vec<_> = (1..20)
-            .map(|n| {
-                let addrs: Vec<String> = (0..n).map(|e| format!("10.1.{n}.{e}:80")).collect();
-                let endpoints: Vec<_> = addrs.iter().map(|addr| (addr.as_str(), true)).collect();
-                cluster(&format!("s{n}"), Lane::Pass, &[&format!("10.96.0.{n}:80")], &endpoints)
-            })
-            .collect();
-        let tables = Compiler::default().compile(&snapshot(&clusters));
-        for service in tables.services.values() {
-            for index in 0..service.endpoints {
-                assert!(tables.endpoints.contains_key(&Key(EndpointKey { service: service.id, index })));
-            }
-        }
-    }
-
-    #[test]
-    fn an_unchanged_service_compiles_to_the_same_entries() {
-        let (a, b) = (
-            cluster("a", Lane::Pass, &["10.96.0.1:80"], &[("10.1.0.1:80", true)]),
-            cluster("b", Lane::Pass, &["10.96.0.2:80"], &[("10.1.0.2:80", true)]),
-        );
-        let mut compiler = Compiler::default();
-        let both = compiler.compile(&snapshot(&[a, Arc::clone(&b)]));
-        let one = compiler.compile(&snapshot(&[b]));
-        let services = changes(&both.services, &one.services);
-        assert!(services.set.is_empty(), "{services:?}");
-        assert_eq!(services.remove.len(), 1);
-        assert_eq!(changes(&both.endpoints, &one.endpoints).remove.len(), 1);
-    }
-
-    #[test]
-    fn an_endpoints_own_address_is_steered_without_a_choice() {
-        let web = cluster("web", Lane::Steer, &[], &[("10.244.1.11:8080", true)]);
-        let mut snapshot = snapshot(&[Arc::clone(&web)]);
-        snapshot.by_endpoint.insert("10.244.1.11:8080".parse().unwrap(), web);
-        let tables = Compiler::default().compile(&snapshot);
-        assert_eq!(
-            tables.services.values().collect::<Vec<_>>(),
-            [&Service { lane: LANE_STEER, id: 0, endpoints: 0 }]
-        );
-    }
-}
+mod tests;

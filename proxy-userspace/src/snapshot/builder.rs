@@ -54,6 +54,7 @@ pub struct Builder {
     slices: HashMap<Key, BTreeSet<Key>>,
     claims: Claims,
     places: Places,
+    holders: pods::Holders,
     told: Told,
     snapshot: Snapshot,
 }
@@ -76,6 +77,7 @@ impl Builder {
             slices: HashMap::new(),
             claims: Claims::default(),
             places: Places::default(),
+            holders: pods::Holders::default(),
             told: Told::default(),
             snapshot: Snapshot::default(),
         }
@@ -112,8 +114,9 @@ impl Builder {
             self.claim(key, &mut affected);
         }
         self.tell_duplicates(&changes);
-        if !changes.pods.is_empty() {
-            self.snapshot.pods = pods::index(&distinct(&objects.pods, &mut Vec::new()));
+        for key in &changes.pods {
+            let pod = objects.pods.get(key).map(|pod| &**pod);
+            self.holders.change(key, pod, &mut self.snapshot.pods);
         }
         let register = Arc::clone(&self.options.policies);
         let mut policies = self.policies(objects, (&old, &changes), &register, &mut affected);

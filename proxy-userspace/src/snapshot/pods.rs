@@ -3,18 +3,72 @@
 use super::policies::addresses;
 use crate::{
     identity::{PodIdentity, PodIndex},
-    source::Sourced,
+    source::{Sourced, store::Key},
 };
-use k8s_openapi::api::core::v1::Pod;
-use std::sync::Arc;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-/// Live pods. Of two that claim an address it is the newer one's, unless that one is being deleted: an
-/// address that is used again belongs to whom it was given last.
-pub(super) fn index(pods: &[&Sourced<Pod>]) -> PodIndex {
-    let mut live: Vec<_> = pods.iter().filter(|source| !has_ended(&source.object)).collect();
-    // They come by age, those of unknown age last; the sort keeps that order.
-    live.sort_by_key(|source| source.object.metadata.deletion_timestamp.is_none());
-    PodIndex::new(live.into_iter().map(|source| identity(source)))
+/// Who has which address. Of two pods that claim one it is the newer one's, unless that one is being
+/// deleted: an address that is used again belongs to whom it was given last.
+#[derive(Default, Debug)]
+pub(super) struct Holders(HashMap<IpAddr, Vec<Holder>>);
+
+/// A pod with an address; the last in order has it.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Holder {
+    stays: bool,
+    /// Unknown age last.
+    age: (bool, Option<Time>),
+    namespace: String,
+    key: Arc<str>,
+}
+
+impl Holders {
+    /// A pod is new, different or gone.
+    pub(super) fn change(&mut self, key: &Key, new: Option<&Sourced<Pod>>, index: &mut PodIndex) {
+        let mut touched = Vec::new();
+        if let Some(old) = index.by_key(key.as_str()).cloned() {
+            for ip in old.addresses.iter().filter(|_| !old.host_network) {
+                let ip = ip.to_canonical();
+                if let Some(holders) = self.0.get_mut(&ip) {
+                    holders.retain(|holder| holder.key != old.key);
+                }
+                touched.push(ip);
+            }
+            index.remove(&old.key);
+        }
+        if let Some(source) = new.filter(|source| !has_ended(&source.object)) {
+            let pod = Arc::new(identity(source));
+            index.set(&pod);
+            for ip in pod.addresses.iter().filter(|_| !pod.host_network) {
+                let ip = ip.to_canonical();
+                let holders = self.0.entry(ip).or_default();
+                let holder = Holder::of(source, &pod.key);
+                holders.insert(holders.partition_point(|other| *other < holder), holder);
+                touched.push(ip);
+            }
+        }
+        for ip in touched {
+            let holder = self.0.get(&ip).and_then(|holders| holders.last());
+            index.give(ip, holder.map(|holder| &*holder.key));
+            if holder.is_none() {
+                self.0.remove(&ip);
+            }
+        }
+    }
+}
+
+impl Holder {
+    fn of(source: &Sourced<Pod>, key: &Arc<str>) -> Self {
+        let metadata = &source.object.metadata;
+        let created = metadata.creation_timestamp.clone();
+        Self {
+            stays: metadata.deletion_timestamp.is_none(),
+            age: (created.is_none(), created),
+            namespace: source.namespace.clone(),
+            key: Arc::clone(key),
+        }
+    }
 }
 
 /// Its processes are gone, and its address may be somebody else's.
