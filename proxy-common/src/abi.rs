@@ -192,7 +192,7 @@ abi! {
     }
 
     /// Settings that the user half writes once before it attaches.
-    Settings [120] {
+    Settings [136] {
         /// The agent's IPv4 listener (mapped); all zero when there is none.
         listener4: AddrWords,
         /// The agent's IPv6 listener; all zero when there is none.
@@ -243,6 +243,12 @@ abi! {
         generation: u32,
         /// 1: exchanges that are carried are handed over for the access log.
         access_log: u32,
+        /// 1: policies are in force: who connects to whom is looked up.
+        access: u32,
+        /// How deep in the cgroup tree the pods' parent is; a pod's cgroup is one or two levels below.
+        pods_level: u32,
+        /// The id of the pods' parent: whoever is elsewhere is the node's.
+        pods_cgroup: u64,
     }
 
     /// Ring buffer: a flow ended.
@@ -269,6 +275,26 @@ abi! {
         duration_ns: u64,
         /// The flow as it was recorded.
         flow: Flow,
+    }
+
+    /// Ring buffer: a connection was refused.
+    Refused [56] {
+        /// `EVENT_REFUSED`.
+        kind: u32,
+        /// A [`crate::access::Denied`], as a number.
+        denied: u32,
+        /// Where it was to go.
+        addr: AddrWords,
+        /// Who wanted it, where it came from another node; else zero.
+        client: AddrWords,
+        /// Who wanted it, on this node: the cgroup v2 id.
+        cgroup_id: u64,
+        /// And the process.
+        pid: u32,
+        /// The port that it was to go to.
+        port: u16,
+        /// IP protocol number.
+        protocol: u16,
     }
 
     /// Ring buffer: a workload tripped the wire.
@@ -359,6 +385,8 @@ pub const fn barred_by_label(by: u32) -> &'static str {
 pub const EVENT_FLOW_CLOSED: u32 = 1;
 /// [`WorkloadBarred`]
 pub const EVENT_WORKLOAD_BARRED: u32 = 2;
+/// [`Refused`]
+pub const EVENT_REFUSED: u32 = 3;
 
 /// Indices into the per-CPU counters; the names are the metric labels.
 pub mod counter {
@@ -378,6 +406,12 @@ pub mod counter {
     counters! {
         /// Connects steered to the agent.
         STEERED = "steered",
+        /// Connections refused by the policies of who connects.
+        REFUSED_EGRESS = "refused_egress",
+        /// Connections refused by the policies of who is connected to.
+        REFUSED_INGRESS = "refused_ingress",
+        /// Connections refused because who connects is not known.
+        REFUSED_UNKNOWN = "refused_unknown",
         /// Connections from outside brought to the agent.
         INBOUND = "inbound",
         /// Connections from outside that could not be told from another of the same client: not steered.

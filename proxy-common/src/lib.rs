@@ -6,6 +6,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod abi;
+pub mod access;
 pub mod addr;
 pub mod flow;
 pub mod head;

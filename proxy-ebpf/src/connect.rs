@@ -5,6 +5,7 @@
 //! there; a full table follows `Settings::fail_closed`.
 
 use crate::{
+    access::{self, Who},
     ctx,
     maps::{ENDPOINTS, ORIG_DST, SERVICES, UPSTREAMS, WORKLOADS, count, settings},
 };
@@ -26,10 +27,13 @@ use proxy_common::{
         Endpoint, EndpointKey, LANE_PASS, LANE_STEER, OrigDst, Service, ServiceKey, Settings, Workload,
         counter,
     },
+    access::{Decision, Denied},
     addr::{AddrWords, unmapped},
 };
 
 const ECONNREFUSED: i32 = 111;
+/// IP protocol number of TCP.
+const TCP: u8 = ctx::TCP as u8;
 
 /// What a connect gets.
 #[must_use]
@@ -106,6 +110,7 @@ fn asked_for(ctx: *mut bpf_sock_addr) -> Option<&'static OrigDst> {
     unsafe { ORIG_DST.get(bpf_get_socket_cookie(ctx.cast())) }
 }
 
+/// The way of a connect: what is asked for, by whom, whether it may be, and how it gets there.
 #[inline(always)]
 fn decide(ctx: *mut bpf_sock_addr, addr: AddrWords, port: u16, family: u32) -> Verdict {
     if ctx::protocol(ctx) != ctx::TCP {
@@ -114,12 +119,12 @@ fn decide(ctx: *mut bpf_sock_addr, addr: AddrWords, port: u16, family: u32) -> V
     // SAFETY: the helper takes the hook's own context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let key = ServiceKey { addr, port, protocol: ctx::TCP as u16 };
+    let Some(settings) = settings() else { return Verdict::Unchanged };
     // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
-    let (Some(settings), Some(service)) = (settings(), unsafe { SERVICES.get(key) }) else {
-        // A socket may be connected anew elsewhere (AF_UNSPEC first): no stale record.
-        let _ = ORIG_DST.remove(cookie);
-        return Verdict::Unchanged;
-    };
+    let service = unsafe { SERVICES.get(key) };
+    if service.is_none() && settings.access == 0 {
+        return direct(cookie);
+    }
     // SAFETY: only tested for presence.
     if unsafe { UPSTREAMS.get(cookie) }.is_some() {
         return Verdict::Unchanged;
@@ -133,71 +138,147 @@ fn decide(ctx: *mut bpf_sock_addr, addr: AddrWords, port: u16, family: u32) -> V
             connect_ns: bpf_ktime_get_ns(),
             pid: (bpf_get_current_pid_tgid() >> 32) as u32,
             port,
-            lane: service.lane as u16,
+            lane: service.map_or(LANE_STEER, |service| service.lane) as u16,
             family,
             pad: 0,
         }
     };
-    match listener(settings, service, &addr) {
-        Some(listener) => steer(settings, service, cookie, &asked, listener),
-        None => balance(service, cookie, &asked),
+    let attempt = Attempt { settings, who: access::who(settings), cookie, asked: &asked };
+    match service {
+        Some(service) if service.id != 0 => attempt.to_service(service),
+        Some(_) => attempt.to_address(true),
+        None => attempt.to_address(false),
     }
 }
 
-/// The agent's listener of the destination's family, if this service is steered now.
+/// A connect that goes where the application wants. A socket may be connected anew elsewhere (AF_UNSPEC
+/// first): no stale record.
 #[inline(always)]
-fn listener(settings: &Settings, service: &Service, addr: &AddrWords) -> Option<AddrWords> {
-    if service.lane != LANE_STEER || settings.steering == 0 {
-        return None;
-    }
-    let listener = if unmapped(addr).is_some() { settings.listener4 } else { settings.listener6 };
-    (listener != [0; 4]).then_some(listener)
+fn direct(cookie: u64) -> Verdict {
+    let _ = ORIG_DST.remove(cookie);
+    Verdict::Unchanged
 }
 
-#[inline(always)]
-fn steer(
-    settings: &Settings,
-    service: &Service,
+/// A connect, and what is known of it.
+struct Attempt<'a> {
+    settings: &'a Settings,
+    who: Who,
     cookie: u64,
-    asked: &OrigDst,
-    listener: AddrWords,
-) -> Verdict {
-    if ORIG_DST.insert(cookie, asked, 0).is_ok() {
-        // Exists already for all but the workload's first connect.
-        let _ = WORKLOADS.insert(asked.cgroup_id, Workload::default(), u64::from(BPF_NOEXIST));
-        count(counter::STEERED, 1);
-        return Verdict::Rewrite(listener, settings.listener_port);
-    }
-    if settings.fail_closed != 0 {
-        count(counter::TABLE_FULL_CLOSED, 1);
-        return Verdict::Refuse;
-    }
-    count(counter::TABLE_FULL_OPEN, 1);
-    match endpoint(service) {
-        Some(endpoint) => Verdict::Rewrite(endpoint.addr, endpoint.port),
-        None => Verdict::Unchanged,
-    }
+    asked: &'a OrigDst,
 }
 
-/// Socket load balancing: the connect goes straight to a random ready endpoint.
-#[inline(always)]
-fn balance(service: &Service, cookie: u64, asked: &OrigDst) -> Verdict {
-    let Some(endpoint) = endpoint(service) else {
-        if service.lane == LANE_PASS {
-            count(counter::NO_ENDPOINT, 1);
+impl Attempt<'_> {
+    /// To a Service: through the agent, or to an endpoint.
+    #[inline(always)]
+    fn to_service(&self, service: &Service) -> Verdict {
+        if service.lane == LANE_STEER
+            && let Some(listener) = self.listener()
+        {
+            return match access::decide_any(self.settings, self.who, service, TCP) {
+                Decision::Deny(denied) => self.refuse(denied, &self.asked.addr, self.asked.port),
+                _ => self.steer(Some(service), listener),
+            };
+        }
+        let Some(endpoint) = endpoint(service) else {
+            if service.lane == LANE_PASS {
+                count(counter::NO_ENDPOINT, 1);
+                return Verdict::Refuse;
+            }
+            // A steered Service while the agent leaves.
+            return direct(self.cookie);
+        };
+        match access::decide(self.settings, self.who, &endpoint.addr, endpoint.port, TCP) {
+            Decision::Allow => self.balance(endpoint),
+            Decision::AllowHttp => self.by_request(endpoint),
+            Decision::Deny(denied) => self.refuse(denied, &endpoint.addr, endpoint.port),
+        }
+    }
+
+    /// To an address that is no Service's; `steered` ones are endpoints with an HTTP port.
+    #[inline(always)]
+    fn to_address(&self, steered: bool) -> Verdict {
+        let decision = access::decide(self.settings, self.who, &self.asked.addr, self.asked.port, TCP);
+        match (decision, self.listener()) {
+            (Decision::Deny(denied), _) => self.refuse(denied, &self.asked.addr, self.asked.port),
+            (Decision::AllowHttp, Some(listener)) => self.steer(None, listener),
+            (Decision::Allow, Some(listener)) if steered => self.steer(None, listener),
+            (Decision::AllowHttp, None) if self.settings.fail_closed != 0 => {
+                self.refuse(Denied::Unknown, &self.asked.addr, self.asked.port)
+            }
+            _ => direct(self.cookie),
+        }
+    }
+
+    /// Requests to this endpoint are to be decided about, and its Service is not steered: to the agent as if
+    /// the endpoint had been asked for, which is what a choice made here means.
+    #[inline(always)]
+    fn by_request(&self, endpoint: &Endpoint) -> Verdict {
+        match self.listener() {
+            Some(listener) => {
+                let asked = OrigDst {
+                    addr: endpoint.addr,
+                    port: endpoint.port,
+                    lane: LANE_STEER as u16,
+                    ..*self.asked
+                };
+                Attempt { asked: &asked, ..*self }.steer(None, listener)
+            }
+            None if self.settings.fail_closed != 0 => {
+                self.refuse(Denied::Unknown, &endpoint.addr, endpoint.port)
+            }
+            None => self.balance(endpoint),
+        }
+    }
+
+    #[inline(always)]
+    fn refuse(&self, denied: Denied, addr: &AddrWords, port: u16) -> Verdict {
+        access::refused(denied, addr, port, TCP);
+        Verdict::Refuse
+    }
+
+    /// The agent's listener of the destination's family, while it takes new connections.
+    #[inline(always)]
+    fn listener(&self) -> Option<AddrWords> {
+        if self.settings.steering == 0 {
+            return None;
+        }
+        let v4 = unmapped(&self.asked.addr).is_some();
+        let listener = if v4 { self.settings.listener4 } else { self.settings.listener6 };
+        (listener != [0; 4]).then_some(listener)
+    }
+
+    #[inline(always)]
+    fn steer(&self, service: Option<&Service>, listener: AddrWords) -> Verdict {
+        let Self { settings, cookie, asked, .. } = self;
+        if ORIG_DST.insert(cookie, *asked, 0).is_ok() {
+            // Exists already for all but the workload's first connect.
+            let _ = WORKLOADS.insert(asked.cgroup_id, Workload::default(), u64::from(BPF_NOEXIST));
+            count(counter::STEERED, 1);
+            return Verdict::Rewrite(listener, settings.listener_port);
+        }
+        if settings.fail_closed != 0 {
+            count(counter::TABLE_FULL_CLOSED, 1);
             return Verdict::Refuse;
         }
-        // An endpoint's own address, or a steered Service while the agent leaves.
-        let _ = ORIG_DST.remove(cookie);
-        return Verdict::Unchanged;
-    };
-    count(counter::BALANCED, 1);
-    let asked = OrigDst { lane: LANE_PASS as u16, ..*asked };
-    // Full: only getpeername is worse for it.
-    let _ = ORIG_DST.insert(cookie, asked, 0);
-    Verdict::Rewrite(endpoint.addr, endpoint.port)
+        count(counter::TABLE_FULL_OPEN, 1);
+        match service.and_then(endpoint) {
+            Some(endpoint) => Verdict::Rewrite(endpoint.addr, endpoint.port),
+            None => Verdict::Unchanged,
+        }
+    }
+
+    /// Socket load balancing: the connect goes straight to a ready endpoint.
+    #[inline(always)]
+    fn balance(&self, endpoint: &Endpoint) -> Verdict {
+        count(counter::BALANCED, 1);
+        let asked = OrigDst { lane: LANE_PASS as u16, ..*self.asked };
+        // Full: only getpeername is worse for it.
+        let _ = ORIG_DST.insert(self.cookie, asked, 0);
+        Verdict::Rewrite(endpoint.addr, endpoint.port)
+    }
 }
 
+/// A random one.
 #[inline(always)]
 fn endpoint(service: &Service) -> Option<&'static Endpoint> {
     if service.endpoints == 0 {

@@ -1,10 +1,21 @@
 //! Records for the user half. A full ring loses the record and counts it; nothing waits.
 
 use crate::maps::{EVENTS, count};
-use aya_ebpf::{bindings::bpf_sock_ops, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, bpf_sock_ops},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_ktime_get_ns, bpf_ringbuf_query},
+    },
+};
 use core::ptr::read_volatile;
 use proxy_common::{
-    abi::{CLOSE_FIN, EVENT_FLOW_CLOSED, EVENT_WORKLOAD_BARRED, Flow, FlowClosed, WorkloadBarred, counter},
+    abi::{
+        CLOSE_FIN, EVENT_FLOW_CLOSED, EVENT_REFUSED, EVENT_WORKLOAD_BARRED, Flow, FlowClosed, Refused,
+        WorkloadBarred, counter,
+    },
+    access::Denied,
+    addr::AddrWords,
     flow::FlowKey,
 };
 
@@ -69,6 +80,40 @@ pub fn workload_barred(by: u32, cgroup_id: u64, pid: u32, admitted: bool) {
         cgroup_id,
         pid,
         admitted: u32::from(admitted),
+    });
+    slot.submit(0);
+}
+
+/// Refusals leave this much of the ring to flows, so that a client that never tires loses them none.
+const REFUSALS_UP_TO: u64 = 1 << 19;
+
+/// Reports a refused connection. Where the ring is half full it is counted only.
+#[inline(always)]
+pub fn refused(
+    denied: Denied,
+    addr: &AddrWords,
+    client: &AddrWords,
+    cgroup_id: u64,
+    (port, protocol): (u16, u8),
+) {
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: a ring buffer of this program.
+    if unsafe { bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)) } > REFUSALS_UP_TO {
+        return;
+    }
+    let Some(mut slot) = EVENTS.reserve::<Refused>(0) else {
+        count(counter::EVENTS_LOST, 1);
+        return;
+    };
+    slot.write(Refused {
+        kind: EVENT_REFUSED,
+        denied: denied as u32,
+        addr: *addr,
+        client: *client,
+        cgroup_id,
+        pid: if cgroup_id == 0 { 0 } else { (bpf_get_current_pid_tgid() >> 32) as u32 },
+        port,
+        protocol: u16::from(protocol),
     });
     slot.submit(0);
 }

@@ -89,8 +89,12 @@ fn arriving(packet: &Packet) -> Verdict {
     if !packet.is_syn() || !is_steered(settings, packet) {
         return Verdict::Unchanged;
     }
-    let inbound =
-        Inbound { addr: packet.flow.remote, port: packet.flow.remote_port, seen_ns: now, ..Inbound::default() };
+    let inbound = Inbound {
+        addr: packet.flow.remote,
+        port: packet.flow.remote_port,
+        seen_ns: now,
+        ..Inbound::default()
+    };
     if INBOUND.insert(key, inbound, 0).is_err() {
         return Verdict::Unchanged;
     }

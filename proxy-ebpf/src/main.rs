@@ -5,6 +5,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see atomic.rs")]
 
+mod access;
 mod atomic;
 mod connect;
 mod control;

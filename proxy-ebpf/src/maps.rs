@@ -8,9 +8,11 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream, Workload,
-        counter,
+        Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream,
+        Workload, counter,
     },
+    access::{Peer, Subject, VerdictKey},
+    addr::AddrWords,
     flow::FlowKey,
     pair::{Pair, Waits},
     policy::{HostKey, PathNode, TargetKey},
@@ -81,6 +83,18 @@ pub static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(16_384,
 /// Workloads that passed probation, or are refused by annotation. Written by the user half.
 #[map]
 pub static ADMITTED: HashMap<u64, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Pods of this node, by the id of their own cgroup. Full: the user half says so; the pod is unknown.
+#[map]
+pub static SUBJECTS: HashMap<u64, Subject> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Who has an address, by prefixes. Full: the user half refuses the change, and the last state stays.
+#[map]
+pub static PEERS: LpmTrie<AddrWords, Peer> = LpmTrie::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// What policy sets say. Full: as [`PEERS`].
+#[map]
+pub static VERDICTS: LpmTrie<VerdictKey, u32> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
 
 /// What policies allow, by target. Full: the user half leaves policies out, whose requests are its own.
 #[map]

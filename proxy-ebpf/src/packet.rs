@@ -131,7 +131,12 @@ fn words(octets: [u8; 16]) -> AddrWords {
 }
 
 #[inline(always)]
-fn transport(ctx: &TcContext, protocol: u8, l4: usize, (source, destination): (AddrWords, AddrWords)) -> Parsed {
+fn transport(
+    ctx: &TcContext,
+    protocol: u8,
+    l4: usize,
+    (source, destination): (AddrWords, AddrWords),
+) -> Parsed {
     if !matches!(protocol, TCP | UDP | SCTP) {
         return Parsed::Other;
     }

@@ -161,9 +161,11 @@ fn load(
         Steering::Iptables => Datapath::plain(),
         Steering::Ebpf => {
             let Observer { metrics, access_log } = observer.clone();
+            let mut refusals = datapath::Refusals::default();
             let sink = move |event: KernelEvent<'_>| match event {
                 KernelEvent::FlowClosed(closed) => metrics.flow_closed(&closed),
                 KernelEvent::WorkloadBarred(barred) => metrics.workload_barred(&barred),
+                KernelEvent::Refused(refused) => refusals.tell(&refused),
                 KernelEvent::Carried(pair) => access_log.carried(pair, &metrics),
             };
             Datapath::load(&LoadOptions::new(config, listeners), sink).context("load the kernel half")?

@@ -1,12 +1,15 @@
 //! The kernel half as the rest of the agent sees it. Only this module knows aya (invariant I4).
 
+mod access;
 mod btf;
 mod cgroups;
 mod drained;
 mod events;
 mod load;
 mod pairs;
+mod podwatch;
 mod policies;
+mod refusals;
 mod selftest;
 mod services;
 mod stats;
@@ -18,6 +21,7 @@ mod workloads;
 pub use events::KernelEvent;
 pub use load::LoadOptions;
 pub(crate) use pairs::{Slot, Terms, now_ns};
+pub(crate) use refusals::Refusals;
 pub use selftest::SelfTest;
 pub(crate) use uplinks::node_addresses;
 
@@ -39,6 +43,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 
 /// Workloads that the kernel half can watch; `maps.rs` sizes its tables alike.
 const MAX_WORKLOADS: u32 = 16_384;
+/// What policies say of who may connect, likewise.
+const MAX_VERDICTS: u32 = 1 << 20;
 /// Nodes of policies that the kernel half holds, likewise.
 const MAX_PATHS: u32 = 65_536;
 
@@ -122,13 +128,19 @@ struct Kernel {
     /// The clusters that `choices` are of.
     chosen: Mutex<Clusters>,
     policies: Mutex<policies::Policies>,
+    access: Mutex<access::AccessTables>,
+    /// Sees pods come and go; `None` until the hooks are attached.
+    pod_watch: Mutex<Option<podwatch::PodWatch>>,
     choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
     workloads: Arc<workloads::Workloads>,
     wanted: Acceleration,
     self_test: Option<SelfTest>,
     degraded: Vec<Degraded>,
     cgroup_root: PathBuf,
+    /// What the connect hooks are attached to: `pods`, or all.
     pod_parent: PathBuf,
+    /// The cgroup that all pods are below.
+    pods: PathBuf,
     events: Mutex<Option<events::EventReader>>,
     /// As configured.
     uplinks: Vec<String>,
@@ -150,7 +162,7 @@ impl Datapath {
 
     /// The cgroup that all pods are below.
     pub(crate) fn pod_parent(&self) -> Option<PathBuf> {
-        self.kernel.as_ref().map(|kernel| kernel.pod_parent.clone())
+        self.kernel.as_ref().map(|kernel| kernel.pods.clone())
     }
 
     /// What the client of an accepted connection asked for; `None` when the kernel half did not
@@ -343,6 +355,7 @@ impl Kernel {
     }
 
     fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let access = self.apply_access(snapshot);
         self.choose(snapshot);
         let mut policies = self.policies.lock();
         let published = policies.publish(snapshot, &self.tables.paths, &self.tables.hosts);
@@ -359,6 +372,7 @@ impl Kernel {
         }
         written.write(plan, &self.tables)?;
         policies.retire(snapshot, &self.tables.paths, &self.tables.hosts)?;
-        published.context("policies that do not fit are decided by the agent alone")
+        published.context("policies that do not fit are decided by the agent alone")?;
+        access
     }
 }

@@ -171,8 +171,42 @@ pub(crate) struct PodCgroup {
 }
 
 /// Every pod cgroup below `parent`, and every cgroup inside those.
-pub(crate) fn walk(parent: &Path) -> Vec<PodCgroup> {
+fn walk(parent: &Path) -> Vec<PodCgroup> {
     let mut found = Vec::new();
+    walk_into(parent, &mut |_, cgroup| {
+        found.extend(cgroup);
+        true
+    });
+    found
+}
+
+/// The pods' own cgroups below `parent`, by id.
+pub(crate) fn pods(parent: &Path) -> Vec<PodCgroup> {
+    let mut found = Vec::new();
+    walk_into(parent, &mut |_, cgroup| {
+        let outside = cgroup.is_none();
+        found.extend(cgroup);
+        outside
+    });
+    found.sort_by_key(|cgroup| cgroup.id);
+    found
+}
+
+/// The cgroups in which pods' cgroups are made: `parent`, and those below it that are no pod's.
+pub(crate) fn parents_of_pods(parent: &Path) -> Vec<PathBuf> {
+    let mut found = vec![parent.to_owned()];
+    walk_into(parent, &mut |path, cgroup| {
+        let outside = cgroup.is_none();
+        if outside {
+            found.push(path.to_owned());
+        }
+        outside
+    });
+    found
+}
+
+/// Tells of every directory below `parent` whose pod it is part of; goes deeper where the answer is true.
+fn walk_into(parent: &Path, tell: &mut dyn FnMut(&Path, Option<PodCgroup>) -> bool) {
     let mut pending: Vec<(PathBuf, Option<Arc<str>>)> = vec![(parent.to_owned(), None)];
     let mut seen = 0_usize;
     while let Some((directory, inside)) = pending.pop() {
@@ -181,18 +215,18 @@ pub(crate) fn walk(parent: &Path) -> Vec<PodCgroup> {
         for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             seen += 1;
             if seen > MAX_DIRECTORIES {
-                tracing::warn!(parent = %parent.display(), MAX_DIRECTORIES, "too many cgroups; the rest is not looked at");
-                return found;
+                tracing::warn!(parent = %parent.display(), MAX_DIRECTORIES, "too many cgroups; the rest is not seen");
+                return;
             }
-            let own = inside.clone().or_else(|| pod_uid(&entry.file_name().to_string_lossy()).map(Arc::from));
-            if let (Some(uid), Ok(metadata)) = (&own, entry.metadata()) {
-                let (id, uid) = (metadata.ino(), Arc::clone(uid));
-                found.push(PodCgroup { id, uid, is_pod: inside.is_none() });
+            let Ok(metadata) = entry.metadata() else { continue };
+            let uid = inside.clone().or_else(|| pod_uid(&entry.file_name().to_string_lossy()).map(Arc::from));
+            let is_pod = inside.is_none();
+            let cgroup = uid.clone().map(|uid| PodCgroup { id: metadata.ino(), uid, is_pod });
+            if tell(&entry.path(), cgroup) {
+                pending.push((entry.path(), uid));
             }
-            pending.push((entry.path(), own));
         }
     }
-    found
 }
 
 /// The UID in the name of a pod's cgroup: `podUID`, or with the systemd driver, which knows `-` as a

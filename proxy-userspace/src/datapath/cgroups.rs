@@ -43,6 +43,14 @@ pub(super) fn pod_parent(configured: Option<&Path>, root: &Path) -> anyhow::Resu
     })
 }
 
+/// How deep below `root` a cgroup is, and its id.
+pub(super) fn place(path: &Path, root: &Path) -> anyhow::Result<(u32, u64)> {
+    let below =
+        path.strip_prefix(root).with_context(|| format!("{} is not in the cgroup tree", path.display()))?;
+    let id = fs::metadata(path).with_context(|| path.display().to_string())?.ino();
+    Ok((u32::try_from(below.components().count())?, id))
+}
+
 /// The smallest cgroup that holds both the pods and the agent: flows between them are seen from here,
 /// and nobody else's are. `root` where the agent's own place cannot be told (a cgroup namespace).
 pub(super) fn flow_scope(pod_parent: &Path, root: &Path) -> PathBuf {

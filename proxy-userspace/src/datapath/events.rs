@@ -2,7 +2,7 @@
 
 use aya::maps::{MapData, RingBuf};
 use proxy_common::{
-    abi::{EVENT_FLOW_CLOSED, EVENT_WORKLOAD_BARRED, FlowClosed, WorkloadBarred},
+    abi::{EVENT_FLOW_CLOSED, EVENT_REFUSED, EVENT_WORKLOAD_BARRED, FlowClosed, Refused, WorkloadBarred},
     pair::Pair,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +24,8 @@ pub enum KernelEvent<'a> {
     FlowClosed(FlowClosed),
     /// A workload called something that a mapped socket gets wrong.
     WorkloadBarred(WorkloadBarred),
+    /// A connection was refused.
+    Refused(Refused),
     /// An exchange was carried: its pair at the end.
     Carried(&'a Pair),
 }
@@ -121,6 +123,7 @@ fn decode_carried(record: &[u8]) -> Option<Pair> {
 fn decode(record: &[u8]) -> Option<KernelEvent<'static>> {
     match u32::from_ne_bytes(*record.first_chunk()?) {
         EVENT_FLOW_CLOSED => FlowClosed::decode(record).map(KernelEvent::FlowClosed),
+        EVENT_REFUSED => Refused::decode(record).map(KernelEvent::Refused),
         EVENT_WORKLOAD_BARRED => WorkloadBarred::decode(record).map(KernelEvent::WorkloadBarred),
         _ => None,
     }

@@ -6,6 +6,7 @@ use super::{
     cgroups,
     events::{EventReader, KernelEvent, Rings},
     pairs::Pairs,
+    podwatch::PodWatch,
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
@@ -125,6 +126,9 @@ impl Datapath {
         let mut degraded = Vec::new();
         let layout = layout(options, &mut degraded);
         let mut settings = settings(options, layout);
+        let pods = cgroups::pod_parent(options.pod_cgroup.as_deref(), &cgroup_root);
+        let pods = pods.unwrap_or_else(|_| cgroup_root.clone());
+        (settings.pods_level, settings.pods_cgroup) = cgroups::place(&pods, &cgroup_root)?;
         tables.write_settings(&settings)?;
         attach_msg(&mut ebpf, &tables)?;
         let pairs = may_splice(&settings, sizes).then(|| Pairs::map(array.fd(), sizes.pairs)).transpose()?;
@@ -156,6 +160,8 @@ impl Datapath {
                 written: Mutex::default(),
                 chosen: Mutex::default(),
                 policies: Mutex::default(),
+                access: Mutex::default(),
+                pod_watch: Mutex::default(),
                 choices: arc_swap::ArcSwap::default(),
                 workloads,
                 wanted: options.acceleration,
@@ -163,6 +169,7 @@ impl Datapath {
                 degraded,
                 cgroup_root,
                 pod_parent,
+                pods,
                 events: Mutex::new(Some(events)),
                 uplinks: options.uplinks.clone(),
                 attached: Mutex::default(),
@@ -176,6 +183,14 @@ impl Datapath {
         let scope_path = cgroups::flow_scope(&kernel.pod_parent, &kernel.cgroup_root);
         let scope = cgroups::open(&scope_path)?;
         let pods = cgroups::open(&kernel.pod_parent)?;
+        *kernel.pod_watch.lock() = Some(PodWatch::start(&kernel.pods, {
+            let kernel = Arc::downgrade(kernel);
+            move |pods| {
+                if let Some(kernel) = kernel.upgrade() {
+                    kernel.pods_changed(pods);
+                }
+            }
+        })?);
         let mut ebpf = kernel.ebpf.lock();
         let sockops: &mut SockOps = program(&mut ebpf, "weir_sockops")?;
         sockops
@@ -203,6 +218,7 @@ impl Datapath {
     /// Stops reading events after those that are there. The programs go with the last handle.
     pub fn finish(&self) {
         if let Some(kernel) = &self.kernel {
+            kernel.pod_watch.lock().take();
             kernel.events.lock().take();
         }
     }
@@ -247,6 +263,7 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
         ("ORIG_DST", sizes.flows),
         ("FLOWS", sizes.flow_records),
         ("INBOUND", sizes.flows),
+        ("PEERS", sizes.services),
         ("UPSTREAMS", sizes.flows),
         ("SOCKETS", sizes.sockets),
         ("STATES", sizes.sockets),

@@ -1,6 +1,8 @@
 //! What the kernel half is and does, for metrics and `weir status`.
 
-use super::{Datapath, Kernel, MAX_PATHS, MAX_WORKLOADS, SelfTest, tables::Table, tallies::MAX_TALLIES};
+use super::{
+    Datapath, Kernel, MAX_PATHS, MAX_VERDICTS, MAX_WORKLOADS, SelfTest, tables::Table, tallies::MAX_TALLIES,
+};
 use crate::{
     config::Acceleration,
     status::{Board, KernelStatus, KernelView, MapStatus, Mode, OpenFlows, ProgramStatus, SelfTest as Check},
@@ -104,7 +106,16 @@ impl Kernel {
 
     fn maps(&self) -> Vec<MapStatus> {
         let (tables, sizes) = (&self.tables, &self.sizes);
+        let [subjects, peers, verdicts] = self.access.lock().len();
+        let held = |name: &str, entries: usize, capacity: u32| MapStatus {
+            name: name.to_owned(),
+            entries: entries as u64,
+            capacity: capacity.into(),
+        };
         vec![
+            held("SUBJECTS", subjects, MAX_WORKLOADS),
+            held("PEERS", peers, sizes.services),
+            held("VERDICTS", verdicts, MAX_VERDICTS),
             fill(&tables.services, sizes.services),
             fill(&tables.endpoints, sizes.services),
             fill(&tables.orig_dst, sizes.flows),

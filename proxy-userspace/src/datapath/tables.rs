@@ -1,6 +1,6 @@
 //! Typed handles on the kernel half's maps. Every read and write of a map is here.
 
-use super::{DatapathError, events::Rings, policies::Trie};
+use super::{DatapathError, access::Tries, events::Rings, policies::Trie};
 use anyhow::{Context, bail};
 use aya::{
     Ebpf, Pod,
@@ -15,6 +15,8 @@ use proxy_common::{
         Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream,
         Workload, counter,
     },
+    access::{Peer, Subject, VerdictKey},
+    addr::AddrWords,
     flow::FlowKey,
     pair::Waits,
     policy::{HostKey, PathNode, TargetKey},
@@ -142,12 +144,36 @@ pub(super) struct Tables {
     pub(super) paired: Table<FlowKey, u32>,
     pub(super) paths: Prefixes<TargetKey, PathNode>,
     pub(super) hosts: Prefixes<HostKey, u64>,
+    pub(super) subjects: Table<u64, Subject>,
+    pub(super) peers: Prefixes<AddrWords, Peer>,
+    pub(super) verdicts: Prefixes<VerdictKey, u32>,
     pub(super) workloads: Table<u64, Workload>,
     pub(super) admitted: Table<u64, u32>,
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
     pub(super) settings: Mutex<Array<MapData, Settings>>,
     pub(super) counters: Mutex<PerCpuArray<MapData, u64>>,
     pub(super) waits: Mutex<PerCpuArray<MapData, Waits>>,
+}
+
+impl Tries for Tables {
+    type Peers = Prefixes<AddrWords, Peer>;
+    type Verdicts = Prefixes<VerdictKey, u32>;
+
+    fn peers(&self) -> &Self::Peers {
+        &self.peers
+    }
+
+    fn verdicts(&self) -> &Self::Verdicts {
+        &self.verdicts
+    }
+
+    fn set_subject(&self, cgroup_id: u64, subject: &Subject) -> Result<(), DatapathError> {
+        self.subjects.insert(&cgroup_id, subject)
+    }
+
+    fn remove_subject(&self, cgroup_id: u64) -> Result<(), DatapathError> {
+        self.subjects.remove(&cgroup_id).map(|_| ())
+    }
 }
 
 impl Tables {
@@ -166,6 +192,9 @@ impl Tables {
             paired: Table::take(ebpf, "PAIRED")?,
             paths: Prefixes::take(ebpf, "PATHS")?,
             hosts: Prefixes::take(ebpf, "HOSTS")?,
+            subjects: Table::take(ebpf, "SUBJECTS")?,
+            peers: Prefixes::take(ebpf, "PEERS")?,
+            verdicts: Prefixes::take(ebpf, "VERDICTS")?,
             workloads: Table::take(ebpf, "WORKLOADS")?,
             admitted: Table::take(ebpf, "ADMITTED")?,
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),

@@ -266,4 +266,4 @@ impl Access {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

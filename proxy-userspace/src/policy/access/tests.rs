@@ -325,6 +325,26 @@ fn check(cluster: &Cluster, access: &Access) {
     }
 }
 
+/// What one builder made of a cluster as it changed, and pods' addresses and ports to ask about: for those
+/// who make something else of it.
+pub(crate) fn histories() -> impl Strategy<Value = Vec<Access>> {
+    proptest::collection::vec(change(), 1..40).prop_map(|changes| {
+        let (mut cluster, mut builder, register) =
+            (Cluster::default(), AccessBuilder::default(), Register::default());
+        let mut after = |change| {
+            cluster.apply(change);
+            cluster.tell(&mut builder);
+            builder.build(&register)
+        };
+        changes.into_iter().map(&mut after).collect()
+    })
+}
+
+/// Addresses that [`histories`] are about, and one that is nobody's.
+pub(crate) fn addresses() -> impl Iterator<Item = IpAddr> {
+    (0..9).map(address)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
