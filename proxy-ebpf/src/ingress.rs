@@ -1,28 +1,34 @@
-//! tc on the node's uplinks: connections from outside to an address that is steered (a node port, an
-//! external address) come to the agent's listener.
+//! tc on the node's uplinks: what comes from other nodes and from outside. Flows to pods of this node that
+//! their policies deny end here, whatever the sender's node has let pass; connections to an address that is
+//! steered (a node port, an external address), and those whose requests are to be decided about, come to the
+//! agent's listener.
 //!
 //! The destination is replaced by the listener's before the stack, and so the cluster's own proxy, sees
 //! the packet, and put back in the answers on their way out. The agent finds what was asked for in
 //! [`INBOUND`]. Fails open: what is not steered goes on untouched, to whoever else serves it.
 
 use crate::{
-    maps::{INBOUND, SERVICES, count, settings},
+    access, events,
+    maps::{DATAGRAMS, INBOUND, SERVICES, count, settings},
     packet::{self, End, Packet, Parsed, TCP},
 };
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_ktime_get_ns, bpf_redirect},
     macros::classifier,
     programs::TcContext,
 };
 use proxy_common::{
     abi::{Inbound, LANE_STEER, ServiceKey, Settings, counter},
+    access::{Connection, Decision, Denied, IS_LOCAL_POD, Subject},
     addr::{AddrWords, unmapped},
     flow::FlowKey,
 };
 
 /// How long a connection may be silent before another of the same client may take its place.
 const SILENT_NS: u64 = 60_000_000_000;
+/// How long a datagram may be answered; conntrack's time for streams of them.
+const ANSWERED_NS: u64 = 180_000_000_000;
 /// How often a connection's latest packet is noted.
 const NOTE_NS: u64 = 1_000_000_000;
 
@@ -35,12 +41,19 @@ enum Verdict {
     To(AddrWords, u16),
     /// Its source is replaced.
     From(AddrWords, u16),
+    /// It goes no further. TCP is told so.
+    Refuse,
 }
 
 #[classifier]
 fn weir_ingress(ctx: TcContext) -> i32 {
-    let Parsed::Packet(packet) = packet::parse(&ctx) else { return TC_ACT_UNSPEC };
-    apply(&ctx, &packet, arriving(&packet))
+    match packet::parse(&ctx) {
+        Parsed::Packet(packet) => apply(&ctx, &packet, arriving(&packet)),
+        Parsed::Other => TC_ACT_UNSPEC,
+        // What cannot be read cannot be allowed. Nobody sends such packets in earnest.
+        Parsed::Unreadable if settings().is_some_and(|settings| settings.access != 0) => TC_ACT_SHOT as i32,
+        Parsed::Unreadable => TC_ACT_UNSPEC,
+    }
 }
 
 #[classifier]
@@ -53,6 +66,8 @@ fn weir_egress(ctx: TcContext) -> i32 {
 fn apply(ctx: &TcContext, packet: &Packet, verdict: Verdict) -> i32 {
     let rewritten = match verdict {
         Verdict::Unchanged => Ok(()),
+        Verdict::Refuse if packet.protocol == TCP => return reset(ctx, packet),
+        Verdict::Refuse => Err(-1),
         Verdict::To(addr, port) => packet::rewrite(ctx, packet, End::Destination, (&addr, port)),
         Verdict::From(addr, port) => packet::rewrite(ctx, packet, End::Source, (&addr, port)),
     };
@@ -60,19 +75,93 @@ fn apply(ctx: &TcContext, packet: &Packet, verdict: Verdict) -> i32 {
     if rewritten.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
 }
 
+/// Sends the answer to a refused SYN back the way that it came.
+#[inline(always)]
+fn reset(ctx: &TcContext, packet: &Packet) -> i32 {
+    if packet::make_reset(ctx, packet).is_err() {
+        return TC_ACT_SHOT as i32;
+    }
+    // SAFETY: a field of the hook's own context; the helper takes numbers only.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
+
 #[inline(always)]
 fn arriving(packet: &Packet) -> Verdict {
     let Some(settings) = settings() else { return Verdict::Unchanged };
     let listener = listener(settings, &packet.flow.remote);
+    let by_request = match decide(settings, packet) {
+        Decision::Allow => false,
+        Decision::AllowHttp if settings.steering != 0 && listener != [0; 4] => true,
+        Decision::AllowHttp if settings.fail_closed == 0 => false,
+        Decision::AllowHttp => return refuse(packet, Denied::Unknown),
+        Decision::Deny(denied) => return refuse(packet, denied),
+    };
     if packet.protocol != TCP || listener == [0; 4] {
         return Verdict::Unchanged;
     }
+    bring_in(settings, packet, listener, by_request)
+}
+
+/// What the policies of the pod that a new flow is for say. Whoever is on another node is known by the
+/// address.
+#[inline(always)]
+fn decide(settings: &Settings, packet: &Packet) -> Decision {
+    if settings.access == 0 || !packet.opens() {
+        return Decision::Allow;
+    }
+    let to = access::peer(&packet.flow.remote).filter(|to| to.ingress != 0 && to.flags & IS_LOCAL_POD != 0);
+    let Some(to) = to else { return Decision::Allow };
+    let from = access::peer(&packet.flow.local).map_or_else(Subject::default, Subject::elsewhere);
+    let FlowKey { remote: addr, remote_port: port, .. } = &packet.flow;
+    let connection = Connection { from: &from, addr, to: Some(to), protocol: packet.protocol, port: *port };
+    let decision = connection.decide(settings.fail_closed != 0, access::verdict);
+    if packet.protocol != TCP && decision != Decision::Allow && is_answer(packet) {
+        return Decision::Allow;
+    }
+    decision
+}
+
+/// A pod of this node has sent the flow's first datagram.
+#[inline(always)]
+fn is_answer(packet: &Packet) -> bool {
+    // SAFETY: no arguments; one word, read once.
+    let (now, sent) = unsafe { (bpf_ktime_get_ns(), DATAGRAMS.get(packet.flow.reversed())) };
+    sent.is_some_and(|sent| now.wrapping_sub(*sent) < ANSWERED_NS)
+}
+
+/// A datagram leaves: answers to it will be known, where they would not be allowed anyway.
+#[inline(always)]
+fn note(settings: &Settings, packet: &Packet) {
+    if settings.access == 0 || access::peer(&packet.flow.local).is_none_or(|own| own.ingress == 0) {
+        return;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: one word, read once.
+    let fresh = unsafe { DATAGRAMS.get(packet.flow) }.is_some_and(|sent| now.wrapping_sub(*sent) < NOTE_NS);
+    if !fresh {
+        // Never full: the oldest goes.
+        let _ = DATAGRAMS.insert(packet.flow, now, 0);
+    }
+}
+
+#[inline(always)]
+fn refuse(packet: &Packet, denied: Denied) -> Verdict {
+    access::count_refusal(denied);
+    let FlowKey { local, remote, remote_port, .. } = &packet.flow;
+    events::refused(denied, remote, local, 0, (*remote_port, packet.protocol));
+    Verdict::Refuse
+}
+
+/// To the listener, if it is a connection that was brought there, or a new one that is to be.
+#[inline(always)]
+fn bring_in(settings: &Settings, packet: &Packet, listener: AddrWords, by_request: bool) -> Verdict {
     let to = Verdict::To(listener, settings.listener_port);
     let key = FlowKey { remote: listener, remote_port: settings.listener_port, ..packet.flow };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let known = INBOUND.get_ptr_mut(key);
-    if let Some(known) = known {
+    let wanted = packet.is_syn() && (by_request || is_steered(settings, packet));
+    if let Some(known) = INBOUND.get_ptr_mut(key) {
         // SAFETY: an entry is overwritten as a whole, and only by the same connection's packets.
         let known = unsafe { &mut *known };
         if known.addr == packet.flow.remote && known.port == packet.flow.remote_port {
@@ -81,12 +170,12 @@ fn arriving(packet: &Packet) -> Verdict {
             }
             return to;
         }
-        if packet.is_syn() && is_steered(settings, packet) && now.wrapping_sub(known.seen_ns) < SILENT_NS {
+        if wanted && now.wrapping_sub(known.seen_ns) < SILENT_NS {
             count(counter::INBOUND_CLASH, 1);
             return Verdict::Unchanged;
         }
     }
-    if !packet.is_syn() || !is_steered(settings, packet) {
+    if !wanted {
         return Verdict::Unchanged;
     }
     let inbound = Inbound {
@@ -105,9 +194,13 @@ fn arriving(packet: &Packet) -> Verdict {
 #[inline(always)]
 fn leaving(packet: &Packet) -> Verdict {
     let Some(settings) = settings() else { return Verdict::Unchanged };
+    if packet.protocol != TCP {
+        note(settings, packet);
+        return Verdict::Unchanged;
+    }
     let from_listener = packet.flow.local_port == settings.listener_port
         && packet.flow.local == listener(settings, &packet.flow.local);
-    if packet.protocol != TCP || !from_listener {
+    if !from_listener {
         return Verdict::Unchanged;
     }
     // SAFETY: an entry is overwritten as a whole, and only by the same connection's packets.

@@ -48,6 +48,11 @@ pub static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static INBOUND: LruHashMap<FlowKey, Inbound> = LruHashMap::with_max_entries(1, 0);
 
+/// Datagrams that pods of this node sent off it, by the sender's four-tuple, and when: answers to them are
+/// no new flows. Full: the one that was silent longest is forgotten.
+#[map]
+pub static DATAGRAMS: LruHashMap<FlowKey, u64> = LruHashMap::with_max_entries(65_536, 0);
+
 /// Agent sockets that are about to connect to an endpoint, by cookie: never steered. Whoever
 /// removes the entry decides the connection's lane: the endpoint's side when it joined the socket
 /// map, the agent when it will not wait.

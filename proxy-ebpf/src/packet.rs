@@ -1,7 +1,7 @@
 //! Packets as the tc programs see them: read by helper calls, so that it does not matter which part is
 //! linear, and rewritten with their checksums.
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::generated::bpf_skb_change_tail, programs::TcContext};
 use core::mem::offset_of;
 use network_types::{
     eth::EthHdr,
@@ -65,6 +65,12 @@ pub enum End {
 }
 
 impl Packet {
+    /// It may be the first of its flow.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.protocol != TCP || self.is_syn()
+    }
+
     /// It opens a TCP connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
@@ -213,4 +219,98 @@ fn rewrite_addr6(
         ctx.l4_csum_replace(check, u64::from(*old), u64::from(*new), pseudo)?;
     }
     ctx.store(EthHdr::LEN + at, new, 0)
+}
+
+/// The end of the TCP header without options, and where options are.
+const TCP_LEN: usize = TcpHdr::LEN;
+/// Words of options that a TCP header has room for.
+const OPTION_WORDS: usize = 10;
+/// Data offset 5, RST and ACK: the second half of the fourth word of a TCP header.
+const RESET: u16 = 0x5000 | RST as u16 | ACK as u16;
+
+/// Makes the reset that answers a SYN out of it: ends swapped, its sequence number acknowledged, nothing
+/// behind the header. Checksums are changed, not made anew, so that a sum which the sender left to its
+/// device stays right. `Err`: it is of no use any more.
+#[inline(always)]
+pub fn make_reset(ctx: &TcContext, packet: &Packet) -> Result<(), i64> {
+    let tcp: TcpHdr = ctx.load(packet.l4)?;
+    let end = packet.l4 + TCP_LEN + option_bytes(ctx, packet)?;
+    if (ctx.len() as usize) > end {
+        // Data with a SYN (TCP Fast Open): without its answer the client sends the SYN alone.
+        return Err(-1);
+    }
+    let check = packet.l4 + offset_of!(TcpHdr, check);
+    for word in 0..OPTION_WORDS {
+        let at = packet.l4 + TCP_LEN + word * 4;
+        if at >= end {
+            break;
+        }
+        let option: u32 = ctx.load(at)?;
+        ctx.l4_csum_replace(check, u64::from(option), 0, 4)?;
+    }
+    let (sequence, acknowledged) = (u32::from_ne_bytes(tcp.seq), u32::from_ne_bytes(tcp.ack_seq));
+    let answer = u32::from_be(sequence).wrapping_add(1).to_be();
+    let flags: u16 = ctx.load(packet.l4 + TCP_FLAGS - 1)?;
+    let (window, urgent) = (u16::from_ne_bytes(tcp.window), u16::from_ne_bytes(tcp.urg_ptr));
+    ctx.l4_csum_replace(check, u64::from(sequence), 0, 4)?;
+    ctx.l4_csum_replace(check, u64::from(acknowledged), u64::from(answer), 4)?;
+    ctx.l4_csum_replace(check, u64::from(flags), u64::from(RESET.to_be()), 2)?;
+    ctx.l4_csum_replace(check, u64::from(window), 0, 2)?;
+    ctx.l4_csum_replace(check, u64::from(urgent), 0, 2)?;
+    ctx.store(packet.l4 + offset_of!(TcpHdr, seq), &0_u32, 0)?;
+    ctx.store(packet.l4 + offset_of!(TcpHdr, ack_seq), &answer, 0)?;
+    ctx.store(packet.l4 + TCP_FLAGS - 1, &RESET.to_be(), 0)?;
+    ctx.store(packet.l4 + offset_of!(TcpHdr, window), &0_u16, 0)?;
+    ctx.store(packet.l4 + offset_of!(TcpHdr, urg_ptr), &0_u16, 0)?;
+    ctx.store(packet.l4, &[packet.flow.remote_port.to_be(), packet.flow.local_port.to_be()], 0)?;
+    swap_ends(ctx, packet)?;
+    shorten(ctx, packet, end - packet.l4 - TCP_LEN)
+}
+
+/// Bytes of TCP options.
+#[inline(always)]
+fn option_bytes(ctx: &TcContext, packet: &Packet) -> Result<usize, i64> {
+    let offset: u8 = ctx.load(packet.l4 + TCP_FLAGS - 1)?;
+    usize::from(offset >> 4).checked_mul(4).and_then(|bytes| bytes.checked_sub(TCP_LEN)).ok_or(-1)
+}
+
+/// Swaps the addresses of both layers: sums stay as they are.
+#[inline(always)]
+fn swap_ends(ctx: &TcContext, packet: &Packet) -> Result<(), i64> {
+    let (to, from): ([u8; 6], [u8; 6]) =
+        (ctx.load(offset_of!(EthHdr, dst_addr))?, ctx.load(offset_of!(EthHdr, src_addr))?);
+    ctx.store(offset_of!(EthHdr, dst_addr), &from, 0)?;
+    ctx.store(offset_of!(EthHdr, src_addr), &to, 0)?;
+    let FlowKey { local, remote, .. } = &packet.flow;
+    match (unmapped(local), unmapped(remote)) {
+        (Some(local), Some(remote)) => {
+            ctx.store(EthHdr::LEN + offset_of!(Ipv4Hdr, src_addr), &remote, 0)?;
+            ctx.store(EthHdr::LEN + offset_of!(Ipv4Hdr, dst_addr), &local, 0)
+        }
+        _ => {
+            ctx.store(EthHdr::LEN + offset_of!(Ipv6Hdr, src_addr), remote, 0)?;
+            ctx.store(EthHdr::LEN + offset_of!(Ipv6Hdr, dst_addr), local, 0)
+        }
+    }
+}
+
+/// Takes bytes from the end of a TCP packet: those of which no sum knows any more.
+#[inline(always)]
+fn shorten(ctx: &TcContext, packet: &Packet, by: usize) -> Result<(), i64> {
+    let check = packet.l4 + offset_of!(TcpHdr, check);
+    let v4 = unmapped(&packet.flow.local).is_some();
+    let field = if v4 { offset_of!(Ipv4Hdr, tot_len) } else { offset_of!(Ipv6Hdr, payload_len) };
+    let old: u16 = ctx.load(EthHdr::LEN + field)?;
+    let new = u16::from_be(old).wrapping_sub(by as u16).to_be();
+    if v4 {
+        ctx.l3_csum_replace(EthHdr::LEN + offset_of!(Ipv4Hdr, check), u64::from(old), u64::from(new), 2)?;
+    }
+    ctx.store(EthHdr::LEN + field, &new, 0)?;
+    // The pseudo header has the length of the TCP packet alone.
+    let (old, new) = (((TCP_LEN + by) as u16).to_be(), (TCP_LEN as u16).to_be());
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR) | 2;
+    ctx.l4_csum_replace(check, u64::from(old), u64::from(new), pseudo)?;
+    // SAFETY: the hook's own context.
+    let cut = unsafe { bpf_skb_change_tail(ctx.skb.skb, (packet.l4 + TCP_LEN) as u32, 0) };
+    if cut == 0 { Ok(()) } else { Err(cut) }
 }

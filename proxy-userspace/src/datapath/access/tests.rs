@@ -8,7 +8,7 @@ use crate::policy::access::{
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use proxy_common::access::{Connection, Decision, Denied, PORT_BITS};
+use proxy_common::access::{Connection, Decision, Denied};
 use std::net::IpAddr;
 
 /// A longest-prefix table as the kernel has it, bit by bit, with room for so many.
