@@ -1,8 +1,9 @@
-//! `/metrics`, `/livez`, `/readyz` and `/status`, on a thread and a runtime of their own: whatever
+//! `/metrics`, `/livez`, `/readyz`, `/status` and `/route/explain`, on a thread and a runtime of their own: whatever
 //! happens here, traffic does not notice, and the other way round.
 
 use crate::{
     metrics::Format,
+    route::explain::Hypothetical,
     status::{Board, Readiness},
 };
 use bytes::Bytes;
@@ -153,7 +154,8 @@ impl Pages {
             "/livez" => |_, _| text(StatusCode::OK, "ok\n"),
             "/readyz" => |pages, _| pages.readyz(),
             "/status" => |pages, _| pages.status(),
-            _ => return text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status\n"),
+            "/route/explain" => Self::route,
+            _ => return text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /route/explain\n"),
         };
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
@@ -199,6 +201,22 @@ impl Pages {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
             }
             Readiness::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
+        }
+    }
+
+    /// Where a request of the query's description goes.
+    fn route<B>(&self, request: &Request<B>) -> Answer {
+        let (asked, json) = match Hypothetical::of_query(request.uri().query().unwrap_or_default()) {
+            Ok(asked) => asked,
+            Err(why) => return text(StatusCode::BAD_REQUEST, why + "\n"),
+        };
+        match asked.explain(&self.board.metrics().snapshot()) {
+            Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
+            Ok(explained) if !json => text(StatusCode::OK, explained.to_string()),
+            Ok(explained) => match serde_json::to_string_pretty(&explained) {
+                Ok(body) => page(StatusCode::OK, "application/json", body + "\n"),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
         }
     }
 

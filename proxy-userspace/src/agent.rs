@@ -147,6 +147,7 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         policies: Arc::default(),
         access: Arc::default(),
         node_name: None,
+        ingress_http_port: config.ingress_http_port,
     })
 }
 

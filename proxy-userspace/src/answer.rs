@@ -7,7 +7,7 @@ use crate::{
     record::{Failure, OpenRequest},
     snapshot::Cluster,
 };
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 /// The answer to a request that failed. The connection ends with it where part of the request has
 /// not been read, or where its client is not understood.
@@ -28,6 +28,22 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if ends {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The answer that a rule has for a request. The connection ends with it where part of the request has not
+/// been read.
+pub(crate) fn own(mut open: OpenRequest, status: StatusCode, fields: HeaderMap) -> Response<AnswerBody> {
+    open.draft().status = status.as_u16();
+    open.downstream().deadline.exempt();
+    open.downstream().deadline.no_stage();
+    let ends = open.downstream().request_completed_at().is_none();
+    let mut response = Response::new(AnswerBody::local(String::new(), open));
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    if ends {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -80,7 +96,8 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::DownstreamReset => "request was broken off",
         Reason::BadRequest => "request is not valid HTTP/1",
         Reason::Draining => "the node agent is stopping",
-        Reason::NoRoute => "no Service with this address",
+        Reason::NoRoute => "no route",
+        Reason::RouteInvalid => "the route is not valid",
         Reason::PolicyDenied => "access denied",
     }
 }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn to(cluster: crate::snapshot::Cluster, pinned: Option<SocketAddr>) -> Route {
-        Route { cluster: Arc::new(cluster), pinned, family: Family::V4 }
+        Route::to(&Arc::new(cluster), pinned, Family::V4)
     }
 
     #[test]

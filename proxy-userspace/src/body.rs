@@ -6,7 +6,7 @@ use crate::{
     downstream::Downstream,
     flow::Reason,
     record::{Failure, OpenRequest},
-    snapshot::{Cluster, Timeouts},
+    snapshot::Timeouts,
     upstream::Upstream,
     wire,
 };
@@ -35,6 +35,8 @@ pub(crate) enum RequestBody {
     Stream(RequestStream),
     /// The kernel half has carried it: so many bytes are still to be pretended.
     Carried(u64),
+    /// It has been read already; never empty.
+    Whole(Bytes),
 }
 
 /// What is pretended at once.
@@ -50,12 +52,17 @@ pub(crate) struct RequestStream {
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, downstream: &Arc<Downstream>, cluster: &Cluster) -> Self {
+    pub(crate) fn new(incoming: Incoming, downstream: &Arc<Downstream>, timeouts: Timeouts) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        let (downstream, timeouts) = (Arc::clone(downstream), cluster.timeouts);
+        let downstream = Arc::clone(downstream);
         Self::Stream(RequestStream { incoming, downstream, timeouts, waits: false })
+    }
+
+    /// One that has been read.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Whole(bytes) }
     }
 
     /// Reads what stands for a body that the endpoint has. The whole of it at once: an answer may come to
@@ -122,6 +129,12 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty | Self::Carried(0) => Poll::Ready(None),
             Self::Stream(stream) => stream.poll_frame(cx),
+            whole @ Self::Whole(_) => {
+                let Self::Whole(bytes) = std::mem::replace(whole, Self::Empty) else {
+                    return Poll::Ready(None);
+                };
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
             Self::Carried(left) => {
                 let piece = usize::try_from(*left).ok().and_then(|left| PRETENCE.get(..left));
                 let piece = piece.unwrap_or(&PRETENCE);
@@ -135,6 +148,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Stream(stream) => stream.incoming.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
             Self::Carried(left) => *left == 0,
         }
     }
@@ -143,6 +157,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream(stream) => stream.incoming.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Carried(left) => SizeHint::with_exact(*left),
         }
     }
@@ -169,9 +184,9 @@ struct Relayed {
 }
 
 impl AnswerBody {
-    /// A line of our own.
+    /// A line of our own, or nothing.
     pub(crate) fn local(text: String, open: OpenRequest) -> Self {
-        Self { source: Source::Local(Some(text.into())), open }
+        Self { source: Source::Local((!text.is_empty()).then(|| text.into())), open }
     }
 
     /// The endpoint's body.

@@ -1,5 +1,8 @@
 //! The read commands.
+mod agent;
+pub(crate) mod cases;
 pub mod check;
+pub mod route;
 pub mod status;
 
 use clap::CommandFactory;

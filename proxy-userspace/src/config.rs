@@ -1,5 +1,7 @@
 //! Arguments, and the [`Config`] that the rest of the agent reads.
 
+pub mod route;
+
 use crate::source::kubernetes::Access;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
@@ -27,6 +29,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Ask the running agent what it does: programs, maps, lanes, clusters, what is degraded.
     Status(StatusArgs),
+    /// Ask where requests go, by host and path.
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Print shell completions.
     Completions(CompletionArgs),
 }
@@ -177,6 +182,9 @@ pub struct Config {
     /// Part of the connections fit for the splice lane that stays in relay, for comparison.
     #[arg(long, env = "WEIR_SPLICE_CONTROL", value_name = "PERCENT", value_parser = percent, default_value = "1%")]
     pub splice_control: f64,
+    /// Port of this node's addresses where Ingresses are served.
+    #[arg(long, env = "WEIR_INGRESS_HTTP_PORT", default_value_t = 80)]
+    pub ingress_http_port: u16,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,

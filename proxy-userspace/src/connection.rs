@@ -46,7 +46,7 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
         }
     };
     let routed = route(&relay.snapshot.load(), orig_dst);
-    let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.cluster.timeouts);
+    let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
     let downstream = Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
     match (detect::detect(&downstream, routed.as_ref()).await, &routed) {

@@ -132,7 +132,7 @@ async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSoc
         return None;
     }
     let connect = tunnel::connect(downstream, endpoint);
-    let connected = match route.cluster.timeouts.connect {
+    let connected = match route.timeouts.connect {
         Some(timeout) => tokio::time::timeout(timeout, connect).await.ok()?,
         None => connect.await,
     };

@@ -32,6 +32,15 @@ pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     }
 }
 
+/// Tells an endpoint behind a Gateway who asks, for which host, and how.
+pub(crate) fn say_who_asks(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
+    append_forwarded_for(headers, client);
+    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(scheme));
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+    }
+}
+
 fn ends_here(name: &HeaderName, message: Message) -> bool {
     match name.as_str() {
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => true,

@@ -38,15 +38,17 @@ pub enum Reason {
     BadRequest,
     /// The agent is leaving.
     Draining,
-    /// No route: the original destination is in no Service any more.
+    /// No route: the original destination is in no Service any more, or no rule is for the request.
     NoRoute,
+    /// The request's rule refers to what it may not, or to what is no backend.
+    RouteInvalid,
     /// No rule of the endpoint's policy allows it.
     PolicyDenied,
 }
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -61,6 +63,7 @@ impl Reason {
         Self::BadRequest,
         Self::Draining,
         Self::NoRoute,
+        Self::RouteInvalid,
         Self::PolicyDenied,
     ];
 
@@ -77,6 +80,7 @@ impl Reason {
             Self::RequestHeadTimeout | Self::RequestBodyIdle | Self::BadRequest => "DPE",
             Self::Draining => "LR",
             Self::NoRoute => "NR",
+            Self::RouteInvalid => "NC",
             Self::PolicyDenied => "UAEX",
         }
     }
@@ -99,6 +103,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::Draining => "draining",
             Self::NoRoute => "no_route",
+            Self::RouteInvalid => "route_invalid",
             Self::PolicyDenied => "policy_denied",
         }
     }
@@ -114,6 +119,7 @@ impl Reason {
             Self::BadRequest => 400,
             Self::PolicyDenied => 403,
             Self::NoRoute => 404,
+            Self::RouteInvalid => 500,
             Self::ResponseBodyIdle | Self::DownstreamReset => 0,
         }
     }
@@ -164,8 +170,10 @@ pub struct RequestRecord {
     pub reason: Option<Reason>,
     /// The error below it, for the log.
     pub error: Option<String>,
-    /// `namespace/service:port`; the route's name too, until there are routes.
+    /// `namespace/service:port`.
     pub cluster: Option<Arc<str>>,
+    /// The rule that led there, of a Gateway or an Ingress; a Service's own route has the cluster's name.
+    pub route: Option<Arc<str>>,
     /// The rule that allowed it, or the policies that denied it; absent where there is no policy.
     pub policy_rule: Option<Arc<str>>,
     /// How the bytes travelled.

@@ -282,6 +282,7 @@ impl Metrics {
         let endpoints = snapshot.clusters.unsorted().flat_map(|cluster| &cluster.endpoints);
         let mut names: HashSet<&str> = HashSet::from(["unknown", OTHER]);
         names.extend(snapshot.clusters.unsorted().map(|cluster| &*cluster.name));
+        names.extend(snapshot.routes.names());
         names.extend(snapshot.workload_by_ip.values().map(|name| &**name));
         names.extend(snapshot.pods.iter().map(|pod| &*pod.key));
         names.extend(endpoints.filter_map(|endpoint| endpoint.workload.as_deref()));

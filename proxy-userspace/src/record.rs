@@ -52,6 +52,9 @@ pub(crate) struct Draft {
     first_byte: Instant,
     head_complete: Instant,
     pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) route: Option<Arc<str>>,
+    /// Target and host as the endpoint gets them, where a rule may have changed them.
+    forwarded: Option<(Uri, Option<HeaderValue>)>,
     endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
     policy_rule: Option<Arc<str>>,
     pub(crate) attempts: u32,
@@ -99,6 +102,8 @@ impl Draft {
             first_byte,
             head_complete: Instant::now(),
             cluster: None,
+            route: None,
+            forwarded: None,
             endpoint: None,
             policy_rule: None,
             attempts: 0,
@@ -147,6 +152,11 @@ impl Draft {
         }
     }
 
+    /// What the endpoint gets, which is what policies look at.
+    pub(crate) fn forwards(&mut self, uri: &Uri, host: Option<&HeaderValue>) {
+        self.forwarded = Some((uri.clone(), host.cloned()));
+    }
+
     /// Decides whether the policy of the endpoint that was picked lets this request pass.
     pub(crate) fn admit(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
@@ -154,11 +164,15 @@ impl Draft {
             self.policy_rule = None;
             return Ok(());
         };
+        let (uri, host) = match &self.forwarded {
+            Some((uri, host)) => (uri, host.as_ref()),
+            None => (&self.uri, self.host.as_ref()),
+        };
         let asked = Asked {
             method: &self.method,
-            uri: &self.uri,
+            uri,
             version: if self.is_http_10() { Version::HTTP_10 } else { Version::HTTP_11 },
-            host: self.host.as_ref(),
+            host,
             hosts: self.hosts,
         };
         let (rule, outcome) = match policy.decide(&asked) {
@@ -211,6 +225,7 @@ impl Draft {
             reason,
             error,
             cluster: self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.name)),
+            route: self.route,
             policy_rule: self.policy_rule,
             lane: self.lane,
             bytes_received: self.bytes_received,

@@ -1,30 +1,69 @@
 //! From what a client asked for to where its requests go.
 
+#[cfg(test)]
+mod conformance;
+pub(crate) mod cors;
+pub(crate) mod decision;
+pub(crate) mod explain;
+pub(crate) mod fields;
+pub(crate) mod host;
+pub(crate) mod path;
+pub(crate) mod redirect;
+pub(crate) mod rewrite;
+pub(crate) mod rule;
+pub(crate) mod table;
+pub(crate) mod target;
+
 use crate::{
     orig_dst::OrigDstAddr,
-    snapshot::{Cluster, Family, Snapshot},
+    snapshot::{Cluster, Family, Snapshot, Timeouts},
 };
 use std::{net::SocketAddr, sync::Arc};
 
 /// Where the requests for one original destination go.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
-    /// The group of endpoints, with its timeouts.
+    /// The group of endpoints.
     pub(crate) cluster: Arc<Cluster>,
+    /// The cluster's timeouts, or those of a rule.
+    pub(crate) timeouts: Timeouts,
     /// The client asked for this very endpoint, not for the Service.
     pub(crate) pinned: Option<SocketAddr>,
     /// What the client asked for; endpoints of the other family are not for it.
     pub(crate) family: Family,
+    /// The request came to a Gateway or an Ingress: it has been told already who the client is.
+    pub(crate) edge: bool,
+}
+
+impl Route {
+    /// To the Service that the client asked for.
+    pub(crate) fn to(cluster: &Arc<Cluster>, pinned: Option<SocketAddr>, family: Family) -> Self {
+        Self { cluster: Arc::clone(cluster), timeouts: cluster.timeouts, pinned, family, edge: false }
+    }
+
+    /// To a backend of a rule: its endpoints of the client's family, or those that there are.
+    pub(crate) fn by_rule(cluster: &Arc<Cluster>, family: Family, limits: rule::Limits) -> Self {
+        let mut families = [family, family.other()].into_iter();
+        let usable = families.find(|one| cluster.usable_endpoints(*one).next().is_some());
+        let timeouts = limits.over(cluster.timeouts);
+        Self {
+            cluster: Arc::clone(cluster),
+            timeouts,
+            pinned: None,
+            family: usable.unwrap_or(family),
+            edge: true,
+        }
+    }
 }
 
 /// `None` where the address is in no Service (any more).
 pub(crate) fn route(snapshot: &Snapshot, orig_dst: OrigDstAddr) -> Option<Route> {
     let family = Family::of(orig_dst.0.ip());
     if let Some(cluster) = snapshot.by_frontend.get(&orig_dst.0) {
-        return Some(Route { cluster: Arc::clone(cluster), pinned: None, family });
+        return Some(Route::to(cluster, None, family));
     }
     let cluster = snapshot.by_endpoint.get(&orig_dst.0)?;
-    Some(Route { cluster: Arc::clone(cluster), pinned: Some(orig_dst.0), family })
+    Some(Route::to(cluster, Some(orig_dst.0), family))
 }
 
 #[cfg(test)]

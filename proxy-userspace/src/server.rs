@@ -1,6 +1,8 @@
 //! The request pipeline.
 
 mod drive;
+mod gateway;
+mod mirror;
 
 use drive::{End, drive};
 
@@ -13,7 +15,7 @@ use crate::{
     flow::{LaneLabel, Reason},
     record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
     route::{Route, route},
-    snapshot::{Cluster, Endpoint},
+    snapshot::{Endpoint, Timeouts},
     splice::Task,
     upstream::{Birthplace, SendError, Source, Upstream, acquire},
 };
@@ -113,9 +115,10 @@ async fn exchange(
     let downstream = Arc::clone(open.downstream());
     let answered = relay(&downstream, open.draft(), request).await;
     let response = match answered {
-        Ok((head, incoming, upstream)) => {
-            Response::from_parts(head, AnswerBody::endpoint(incoming, upstream, open))
+        Ok(Answer::Endpoint(head, incoming, upstream)) => {
+            Response::from_parts(*head, AnswerBody::endpoint(incoming, upstream, open))
         }
+        Ok(Answer::Own(own)) => answer::own(open, own.status, own.fields),
         Err(failure) => match resumed.map(|resumed| resumed.task) {
             Some(Task::Cut(_, status)) => answer::unseen(open, failure, status),
             _ => answer::local(open, failure),
@@ -138,7 +141,19 @@ fn says_close(fields: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
-type Answer = (http::response::Parts, Incoming, Box<Upstream>);
+/// Who answers.
+enum Answer {
+    /// An endpoint.
+    Endpoint(Box<http::response::Parts>, Incoming, Box<Upstream>),
+    /// The request's rule.
+    Own(Own),
+}
+
+/// What a rule answers by itself.
+struct Own {
+    status: StatusCode,
+    fields: HeaderMap,
+}
 
 /// The pipeline: route, admission, balance, policy, connect or reuse, send, relay the answer's head.
 async fn relay(
@@ -147,7 +162,14 @@ async fn relay(
     request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
     let snapshot = downstream.relay.snapshot.load();
-    let route = route(&snapshot, downstream.orig_dst).ok_or(Reason::NoRoute)?;
+    let route = match route(&snapshot, downstream.orig_dst) {
+        Some(route) => route,
+        None => {
+            let site = snapshot.by_gateway.get(&downstream.orig_dst.0).ok_or(Reason::NoRoute)?;
+            let (site, snapshot) = (Arc::clone(site), Arc::clone(&snapshot));
+            return gateway::relay(downstream, draft, (&site, &snapshot), request).await;
+        }
+    };
     drop(snapshot);
     draft.cluster = Some(Arc::clone(&route.cluster));
     if let Some(Task::Refuse(reason) | Task::Cut(reason, _)) =
@@ -156,20 +178,32 @@ async fn relay(
         draft.lane = LaneLabel::Splice;
         return Err(reason.into());
     }
-    downstream.deadline.whole(downstream.first_byte(), route.cluster.timeouts.request);
+    downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     if let Some(oddity) = admission::request(request.headers()) {
         return Err(Failure::new(Reason::BadRequest, &oddity));
     }
 
     let wanted = wanted_lane(downstream, &request);
-    let mut request = towards_endpoint(downstream, &route.cluster, request);
+    let mut request = towards_endpoint(downstream, route.timeouts, request);
     if downstream.splice.resumed().is_some() {
         let (head, body) = request.into_parts();
         let body = body.carried().await.map_err(|cut| Failure::from(cut.0))?;
         request = Request::from_parts(head, body);
     }
-    let (response, upstream) = send(downstream, draft, &route, request, wanted).await?;
-    towards_client(downstream, draft, &route.cluster, response, upstream)
+    let (head, body, upstream) = forward(downstream, draft, &route, request, wanted).await?;
+    Ok(Answer::Endpoint(Box::new(head), body, upstream))
+}
+
+/// Sends the request, and takes the head of its answer.
+async fn forward(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    request: Request<RequestBody>,
+    wanted: UpstreamLane,
+) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
+    let (response, upstream) = send(downstream, draft, route, request, wanted).await?;
+    towards_client(downstream, draft, route.timeouts, response, upstream)
 }
 
 /// Small requests of known length may be redirected into the endpoint's socket.
@@ -185,7 +219,7 @@ fn wanted_lane(downstream: &Downstream, request: &Request<Incoming>) -> Upstream
 /// The request as the endpoint gets it: as it came, but for what ends at this hop.
 fn towards_endpoint(
     downstream: &Arc<Downstream>,
-    cluster: &Arc<Cluster>,
+    timeouts: Timeouts,
     request: Request<Incoming>,
 ) -> Request<RequestBody> {
     let (mut head, body) = request.into_parts();
@@ -194,7 +228,7 @@ fn towards_endpoint(
     if head.headers.contains_key(header::HOST) {
         head.version = Version::HTTP_11;
     }
-    Request::from_parts(head, RequestBody::new(body, downstream, cluster))
+    Request::from_parts(head, RequestBody::new(body, downstream, timeouts))
 }
 
 /// Sends the request; once more if a pooled connection turns out to have been closed meanwhile.
@@ -206,7 +240,7 @@ async fn send(
     wanted: UpstreamLane,
 ) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
     let upstream = connect(downstream, draft, route, wanted, Source::PoolOrNew).await?;
-    if upstream.key.born == Birthplace::NodeInstead {
+    if upstream.key.born == Birthplace::NodeInstead && !route.edge {
         fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
     }
     let reused = upstream.reused;
@@ -291,7 +325,7 @@ async fn send_on(
     draft.lane = downstream.lane(upstream.lane == UpstreamLane::Mapped);
     let began = Instant::now();
     draft.upstream_began = Some(began);
-    downstream.await_answer(began, route.cluster.timeouts.response_head);
+    downstream.await_answer(began, route.timeouts.response_head);
     let sent = downstream.deadline.guard(upstream.send(request, &downstream.muffle)).await;
     draft.upstream_ended = Some(Instant::now());
     Ok(sent?.map(|response| (response, upstream)))
@@ -327,10 +361,10 @@ fn send_failure(downstream: &Downstream, error: &hyper::Error) -> Failure {
 fn towards_client(
     downstream: &Downstream,
     draft: &mut Draft,
-    cluster: &Cluster,
+    timeouts: Timeouts,
     response: Response<Incoming>,
     mut upstream: Box<Upstream>,
-) -> Result<Answer, Failure> {
+) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
     let (mut head, body) = response.into_parts();
     if let Some(oddity) = admission::answer(&head) {
         return Err(Failure::new(Reason::UpstreamProtocol, &oddity));
@@ -350,6 +384,6 @@ fn towards_client(
     if downstream.request_completed_at().is_none() {
         upstream.drive_apart();
     }
-    downstream.deadline.stage(Reason::ResponseBodyIdle, cluster.timeouts.response_body_idle);
+    downstream.deadline.stage(Reason::ResponseBodyIdle, timeouts.response_body_idle);
     Ok((head, body, upstream))
 }

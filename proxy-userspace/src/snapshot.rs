@@ -5,11 +5,13 @@ mod builder;
 mod claims;
 mod cluster;
 mod clusters;
+pub mod conditions;
 mod lint;
 mod places;
 mod pods;
 mod policies;
 mod policy;
+mod routes;
 mod selector;
 mod service;
 mod slice;
@@ -24,11 +26,12 @@ use crate::{
         EndpointPolicy, Register,
         access::{Access, AccessBuilder},
     },
+    route::table::{Routes, Site},
     sharded::Sharded,
 };
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -55,10 +58,24 @@ pub struct Snapshot {
     pub access: Access,
     /// Names of the rules in force, by the ids that the kernel half knows.
     pub rule_names: Sharded<u32, Arc<str>>,
+    /// What Ingresses and HTTPRoutes say.
+    pub routes: Arc<Routes>,
+    /// The same by the addresses of this node where it is served.
+    pub by_gateway: Arc<HashMap<SocketAddr, Arc<Site>>>,
+    /// What is to be said about Gateways and routes.
+    pub statuses: Arc<Vec<conditions::ObjectStatus>>,
+}
+
+impl Snapshot {
+    /// The cluster of this name, `namespace/service:port`.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
 }
 
 /// What [`build`] needs to know beside the objects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct BuildOptions {
     /// Ports that carry HTTP.
     pub http_ports: BTreeSet<u16>,
@@ -76,6 +93,24 @@ pub struct BuildOptions {
     pub access: Arc<Mutex<AccessBuilder>>,
     /// This node's name, where it is known: endpoints on it carry it.
     pub node_name: Option<String>,
+    /// The port of the nodes' addresses where Ingresses are served.
+    pub ingress_http_port: u16,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self {
+            http_ports: BTreeSet::new(),
+            timeouts: Timeouts::default(),
+            node_addresses: Vec::new(),
+            policies: Arc::default(),
+            access: Arc::default(),
+            node_name: None,
+            zone: None,
+            names: Arc::default(),
+            ingress_http_port: 80,
+        }
+    }
 }
 
 /// One port of one Service with its endpoints.
@@ -234,6 +269,15 @@ impl Family {
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {
         if ip.to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The one that it is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
     }
 }
 

@@ -105,7 +105,8 @@ kinds! {
 }
 
 /// Kinds that are in no namespace.
-const CLUSTERWIDE: [&str; 2] = [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND];
+const CLUSTERWIDE: [&str; 4] =
+    [CiliumClusterwideNetworkPolicy::KIND, Namespace::KIND, GatewayClass::KIND, IngressClass::KIND];
 
 /// The namespace that an object of a kind is kept under; `said` is what it says itself.
 pub(crate) fn namespace_of<'a>(kind: &str, said: Option<&'a str>) -> &'a str {

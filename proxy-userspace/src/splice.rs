@@ -256,7 +256,7 @@ impl Splice {
             Some(policy) if matches!(policy.eligibility, Eligibility::No(_)) => return None,
             Some(policy) => policy.compiled.id,
         };
-        self.alarm.limit(route.cluster.timeouts);
+        self.alarm.limit(route.timeouts);
         downstream.relay.observer.access_log.arms(downstream, endpoint.policy.as_ref());
         let generation = kernel_generation(snapshot.generation);
         let unknown = &downstream.relay.unknown_workload;

@@ -182,6 +182,7 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         reason: None,
         error: None,
         cluster: Some(Arc::clone(&series.route)),
+        route: None,
         policy_rule: connection.filter(|_| pair.rule != 0).and_then(|known| known.rule(pair.rule)),
         lane: LaneLabel::Splice,
         bytes_received: body.into(),

@@ -37,7 +37,7 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.optional("x_forwarded_for", record.x_forwarded_for.as_deref())?;
     line.text("x_request_id", &record.request_id)?;
     line.optional("user_agent", record.user_agent.as_deref())?;
-    line.optional("route_name", record.cluster.as_deref())?;
+    line.optional("route_name", record.route.as_deref().or(record.cluster.as_deref()))?;
     line.optional("policy_rule", record.policy_rule.as_deref())?;
     line.optional("traceparent", record.traceparent.as_deref())?;
     line.optional("error", record.error.as_deref())?;

@@ -2,43 +2,24 @@
 
 mod table;
 
+use super::agent;
 use crate::{
     config::{Output, StatusArgs},
     status::{Readiness, Status},
 };
-use anyhow::{Context, ensure};
-use bytes::Bytes;
-use http::{Request, header::HOST};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use anyhow::Context;
 use std::{
     io::{Write, stdout},
-    net::SocketAddr,
     process::ExitCode,
-    time::Duration,
 };
-use tokio::{net::TcpStream, time::timeout};
 
-/// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Largest answer.
-const ANSWER_BYTES: usize = 256 * 1024 * 1024;
 /// Something does not work as it should.
 const DEGRADED: u8 = 2;
 
 /// Prints what the agent at `admin_addr` answers. Exit 0: ready and well; 2: not ready, or
 /// degraded; an error (exit 1): it could not be asked.
 pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(PATIENCE, ask(args.admin_addr)).await });
-    let answer = answer.context("no answer within 5 s").flatten().with_context(|| {
-        format!(
-            "cannot ask the agent at {}: is it running there? \
-             --admin-addr (WEIR_ADMIN_ADDR) must be the one that it was started with",
-            args.admin_addr
-        )
-    })?;
+    let answer = agent::ask(args.admin_addr, "/status")?;
     let status: Status =
         serde_json::from_slice(&answer).context("the answer is not a status that this version reads")?;
     let printed = match args.output {
@@ -50,27 +31,15 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) })
 }
 
-async fn ask(addr: SocketAddr) -> anyhow::Result<Bytes> {
-    let stream = TcpStream::connect(addr).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The connection ends when the conversation drops its sender.
-    let conversation = async move {
-        let request = Request::get("/status").header(HOST, addr.to_string()).body(Empty::<Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
-        ensure!(answer.status().is_success(), "it answered {}", answer.status());
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
-        Ok(body.map_err(anyhow::Error::from_boxed)?.to_bytes())
-    };
-    let (answer, _) = tokio::join!(conversation, connection);
-    answer
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::{admin::Admin, metrics::Metrics, status::Board};
-    use std::{net::TcpListener, sync::Arc};
+    use std::{
+        net::{SocketAddr, TcpListener},
+        sync::Arc,
+    };
 
     fn args(admin_addr: SocketAddr) -> StatusArgs {
         StatusArgs { admin_addr, output: Output::Json }

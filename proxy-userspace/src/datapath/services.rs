@@ -5,6 +5,7 @@
 
 use super::{DatapathError, tables::Tables};
 use crate::{
+    route::table::Site,
     sharded::Sharded,
     snapshot::{Cluster, Family, Lane, Scope, Snapshot},
 };
@@ -47,6 +48,9 @@ impl ServiceTables for Tables {
     }
 }
 
+/// Where requests are routed one by one.
+type Gateways = Arc<HashMap<SocketAddr, Arc<Site>>>;
+
 /// The endpoints that some addresses of a cluster lead to.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 struct GroupKey {
@@ -69,6 +73,7 @@ pub(super) struct Written {
     last_id: u32,
     by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
     by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,
+    by_gateway: Gateways,
     services: usize,
     endpoints: usize,
     /// What a change that failed half-way may have written, to be looked at with the next one.
@@ -87,6 +92,7 @@ pub(super) struct Plan {
     last_id: u32,
     by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
     by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,
+    by_gateway: Gateways,
     /// Service addresses then.
     pub(super) services: usize,
     /// Endpoints of services then.
@@ -105,6 +111,7 @@ impl Written {
             last_id: self.last_id,
             by_frontend: snapshot.by_frontend.clone(),
             by_endpoint: snapshot.by_endpoint.clone(),
+            by_gateway: Arc::clone(&snapshot.by_gateway),
             services: self.services,
             endpoints: self.endpoints,
         };
@@ -119,7 +126,10 @@ impl Written {
             self.plan_group(key, snapshot, &mut renewed, &mut plan);
         }
         let endpoints = snapshot.by_endpoint.differences(&self.by_endpoint);
-        let changed: BTreeSet<_> = frontends.into_iter().chain(endpoints).copied().collect();
+        let (new, old) = (&snapshot.by_gateway, &self.by_gateway);
+        let gateways = new.keys().filter(|addr| !old.contains_key(addr));
+        let gateways = gateways.chain(old.keys().filter(|addr| !new.contains_key(addr)));
+        let changed: BTreeSet<_> = frontends.into_iter().chain(endpoints).chain(gateways).copied().collect();
         for addr in changed {
             self.plan_service(addr, snapshot, &renewed, &mut plan);
         }
@@ -177,10 +187,13 @@ impl Written {
         renewed: &HashMap<GroupKey, Option<Group>>,
         plan: &mut Plan,
     ) {
-        let old = service_at(addr, &self.by_frontend, &self.by_endpoint, |key| self.groups.get(key));
-        let new = service_at(addr, &snapshot.by_frontend, &snapshot.by_endpoint, |key| {
-            renewed.get(key).map_or_else(|| self.groups.get(key), Option::as_ref)
+        let old = service_at(addr, (&self.by_frontend, &self.by_endpoint, &self.by_gateway), |key| {
+            self.groups.get(key)
         });
+        let new =
+            service_at(addr, (&snapshot.by_frontend, &snapshot.by_endpoint, &snapshot.by_gateway), |key| {
+                renewed.get(key).map_or_else(|| self.groups.get(key), Option::as_ref)
+            });
         match (old, new) {
             (old, Some(new)) if old != Some(new) => {
                 plan.services += usize::from(old.is_none());
@@ -204,7 +217,11 @@ impl Written {
         let (services, endpoints) = &self.doubtful;
         let group = |key: &GroupKey| renewed.get(key).map_or_else(|| self.groups.get(key), Option::as_ref);
         for addr in services {
-            match service_at(*addr, &snapshot.by_frontend, &snapshot.by_endpoint, group) {
+            match service_at(
+                *addr,
+                (&snapshot.by_frontend, &snapshot.by_endpoint, &snapshot.by_gateway),
+                group,
+            ) {
                 Some(service) => plan.set_services.push((*addr, service)),
                 None => plan.remove_services.push(*addr),
             }
@@ -238,6 +255,7 @@ impl Written {
         }
         self.last_id = plan.last_id;
         (self.by_frontend, self.by_endpoint) = (plan.by_frontend, plan.by_endpoint);
+        self.by_gateway = plan.by_gateway;
         (self.services, self.endpoints) = (plan.services, plan.endpoints);
         self.doubtful = Default::default();
         Ok(())
@@ -271,12 +289,15 @@ fn group_of(frontend: &SocketAddr, cluster: &Cluster) -> GroupKey {
     }
 }
 
-/// What the tables have at an address: a choice of endpoints, or that an endpoint's own address is
-/// steered.
+/// What the tables have at an address: a choice of endpoints, or that an endpoint's own address, or a
+/// Gateway's, is steered.
 fn service_at<'a>(
     addr: SocketAddr,
-    by_frontend: &Sharded<SocketAddr, Arc<Cluster>>,
-    by_endpoint: &Sharded<SocketAddr, Arc<Cluster>>,
+    (by_frontend, by_endpoint, by_gateway): (
+        &Sharded<SocketAddr, Arc<Cluster>>,
+        &Sharded<SocketAddr, Arc<Cluster>>,
+        &Gateways,
+    ),
     group: impl Fn(&GroupKey) -> Option<&'a Group>,
 ) -> Option<Service> {
     if let Some(cluster) = by_frontend.get(&addr) {
@@ -289,7 +310,8 @@ fn service_at<'a>(
         return Some(Service { lane, id: group.id, endpoints });
     }
     // Nothing to choose from.
-    by_endpoint.contains_key(&addr).then_some(Service { lane: LANE_STEER, id: 0, endpoints: 0 })
+    let steered = by_endpoint.contains_key(&addr) || by_gateway.contains_key(&addr);
+    steered.then_some(Service { lane: LANE_STEER, id: 0, endpoints: 0 })
 }
 
 fn service_key(addr: SocketAddr) -> ServiceKey {

@@ -14,6 +14,7 @@ pub(crate) fn record() -> RequestRecord {
         reason: None,
         error: None,
         cluster: Some("default/web:8080".into()),
+        route: None,
         policy_rule: None,
         lane: LaneLabel::Relay,
         bytes_received: 0,

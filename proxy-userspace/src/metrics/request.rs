@@ -65,7 +65,7 @@ impl<'a> RequestLabels<&'a str> {
         Self {
             method: method.unwrap_or("_OTHER"),
             status: record.status.into(),
-            route: record.cluster.as_deref(),
+            route: record.route.as_deref().or(record.cluster.as_deref()),
             source: &record.source_workload,
             destination: &record.destination_workload,
             lane: record.lane.label(),

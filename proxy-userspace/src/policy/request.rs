@@ -3,7 +3,8 @@
 //! A rule must match the very target that is forwarded, as the endpoint will read it. A target that
 //! servers are known to read in more than one way is refused, not guessed at (invariant I10).
 
-use http::{HeaderValue, Method, Uri, Version, uri::Scheme};
+use crate::route::host;
+use http::{HeaderValue, Method, Uri, Version};
 
 /// The parts of a request's head that rules match.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ pub(super) struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// `Err` says why the request cannot be decided about.
     pub(super) fn of(asked: &Asked<'a>) -> Result<Self, &'static str> {
-        let host = host(asked)?;
+        let host = host::of_request(asked.uri, asked.version, (asked.host, asked.hosts))?;
         let target = match asked.uri.path_and_query() {
             Some(target) => target.as_str(),
             None => return Err("the target is neither a path nor a URL"),
@@ -52,29 +53,6 @@ impl<'a> Subject<'a> {
     pub(super) fn host_name(&self) -> Option<&str> {
         self.host.as_deref().and_then(|host| host.get(..self.name))
     }
-}
-
-/// The one host that the request is for, in lower case.
-fn host(asked: &Asked<'_>) -> Result<Option<String>, &'static str> {
-    if asked.hosts > 1 {
-        return Err("more than one Host field");
-    }
-    let Some(host) = asked.host else {
-        let old = asked.version == Version::HTTP_10 && asked.uri.authority().is_none();
-        return if old { Ok(None) } else { Err("no Host field") };
-    };
-    let host = host.to_str().map_err(|_| "the Host field is not ASCII")?.to_ascii_lowercase();
-    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(&byte))
-    {
-        return Err("the Host field is not a host");
-    }
-    if let Some(authority) = asked.uri.authority() {
-        // RFC 9112 section 3.2.2: the target's own authority counts, and not every server knows.
-        if asked.uri.scheme() != Some(&Scheme::HTTP) || !authority.as_str().eq_ignore_ascii_case(&host) {
-            return Err("the target's authority is not the Host field's");
-        }
-    }
-    Ok(Some(host))
 }
 
 /// `example.com:80` and `[::1]:80` without the port.

@@ -134,7 +134,7 @@ async fn an_address_without_a_service_is_answered_404() {
     ring.relay.snapshot.store(Arc::default());
     let mut client = ring.client().await;
     client.send(GET).await;
-    let text = "no Service with this address: 10.96.0.1:8080\n";
+    let text = "no route: 10.96.0.1:8080\n";
     let (head, body) = client.answer(text.len()).await;
     assert_eq!(String::from_utf8(body).unwrap(), text);
     let expected = format!(

@@ -11,6 +11,7 @@ use super::{
     places::Places,
     pods,
     policies::Policies,
+    routes,
     service::{self, Service},
     slice::{self, Slice},
     told::{About, Told},
@@ -125,11 +126,36 @@ impl Builder {
             self.serve(key, policies.as_mut().map(|(policies, _)| policies), &mut touched);
         }
         touched.into_iter().for_each(|endpoint| self.lead(endpoint));
+        self.route(objects, &changes);
         if let Some((policies, mut findings)) = policies {
             policies.lint(&mut findings);
             self.told.set(About::Whole("policies"), findings);
             self.snapshot.rule_names = policies.rule_names();
         }
+    }
+
+    /// Makes the tables of routes again, where anything that they are made of has changed. Of Services they
+    /// know names and ports: without a route nothing depends on those.
+    fn route(&mut self, objects: &Objects, changes: &Changes) {
+        let own = [
+            &changes.ingresses,
+            &changes.ingress_classes,
+            &changes.gateway_classes,
+            &changes.gateways,
+            &changes.http_routes,
+            &changes.reference_grants,
+        ];
+        let any = !objects.ingresses.is_empty() || !objects.http_routes.is_empty();
+        let others = any && !(changes.services.is_empty() && changes.namespaces.is_empty());
+        if !others && own.iter().all(|changes| changes.is_empty()) {
+            return;
+        }
+        let mut findings = Vec::new();
+        let (routes, statuses) = routes::build(objects, &self.options, &mut findings);
+        self.told.set(About::Whole("routes"), findings);
+        self.snapshot.by_gateway = Arc::new(routes.served_at(&self.options.node_addresses));
+        self.snapshot.routes = Arc::new(routes);
+        self.snapshot.statuses = Arc::new(statuses);
     }
 
     /// The policies, where anything may depend on them, and what is wrong with them. All Services are

@@ -90,6 +90,7 @@ fn a_request_that_reached_no_endpoint_has_no_client_series_and_no_empty_labels()
         status: 0,
         reason: Some(Reason::DownstreamReset),
         cluster: None,
+        route: None,
         upstream_duration: None,
         ..record()
     });

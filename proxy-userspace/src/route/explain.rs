@@ -1,0 +1,416 @@
+//! Where a request goes and why, in words: for `weir route` and for whoever asks a running agent.
+
+use super::{
+    decision::{Act, Forward, acts},
+    host, path,
+    table::{Candidate, Found, Place, Routes, Scheme, Site, Where},
+    target::Target,
+};
+use crate::snapshot::{Cluster, Family, Snapshot};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
+use serde::{Deserialize, Serialize};
+use std::{net::IpAddr, sync::Arc};
+
+/// Rules that are named among those that were not chosen.
+const MAX_OTHERS: usize = 20;
+
+/// A request that is only talked about.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hypothetical {
+    /// The Host field.
+    #[serde(default)]
+    pub(crate) host: Option<String>,
+    /// Path and query.
+    #[serde(default = "slash")]
+    pub(crate) path: String,
+    /// Its method.
+    #[serde(default = "get")]
+    pub(crate) method: String,
+    /// Names and values of its other fields.
+    #[serde(default)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// `http` or `https`.
+    #[serde(default)]
+    pub(crate) scheme: Option<String>,
+    /// Where it comes in.
+    #[serde(default)]
+    pub(crate) port: Option<u16>,
+    /// `namespace/name` of a Gateway, or `ingress`.
+    #[serde(default)]
+    pub(crate) gateway: Option<String>,
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+/// What may become of a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Outcome {
+    /// `namespace/service:port`, where it is forwarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+    /// The status of the answer, where that is not the backend's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<u16>,
+    /// Why, or how.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
+}
+
+/// Where a request goes and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Explanation {
+    /// The Gateway and its listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listener: Option<String>,
+    /// The rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<String>,
+    /// What of the request the rule was found by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) matched: Option<String>,
+    /// Each of them may be.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// Rules that were not chosen, and why; the nearest first.
+    pub(crate) others: Vec<Other>,
+}
+
+/// A rule that was not chosen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Other {
+    /// The rule.
+    pub(crate) rule: String,
+    /// What it is for.
+    #[serde(rename = "for")]
+    pub(crate) pattern: String,
+    /// Why not.
+    pub(crate) because: String,
+}
+
+/// The head of a hypothetical request.
+pub(super) struct Head {
+    method: Method,
+    uri: Uri,
+    pub(super) fields: HeaderMap,
+}
+
+impl Hypothetical {
+    /// Where it goes, as far as `routes` say. `Err` says why nobody could send it.
+    pub(crate) fn outcomes(&self, snapshot: &Snapshot) -> Result<Vec<Outcome>, String> {
+        let sites = self.sites(&snapshot.routes)?;
+        let head = self.head()?;
+        let refused = |why: &str| Ok(vec![answered(400, why)]);
+        let Some(head) = head else { return refused("the target is none") };
+        let target = match head.target() {
+            Ok(target) => target,
+            Err(why) => return refused(why),
+        };
+        let Some(site) = best(&sites, &target) else { return Ok(vec![answered(404, "no rule is for it")]) };
+        Ok(outcomes(site, &target, snapshot).1)
+    }
+
+    /// The same with every reason.
+    pub(crate) fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, String> {
+        let sites = self.sites(&snapshot.routes)?;
+        let nothing = |outcome| Explanation {
+            listener: None,
+            rule: None,
+            matched: None,
+            outcomes: vec![outcome],
+            others: Vec::new(),
+        };
+        let Some(head) = self.head()? else { return Ok(nothing(answered(400, "the target is none"))) };
+        let target = match head.target() {
+            Ok(target) => target,
+            Err(why) => return Ok(nothing(answered(400, why))),
+        };
+        let site = best(&sites, &target);
+        let (found, all) = match site {
+            Some(site) => outcomes(site, &target, snapshot),
+            None => (None, vec![answered(404, "no rule is for it")]),
+        };
+        Ok(Explanation {
+            listener: found.map(|found| listener(&found, site)),
+            rule: found.map(|found| found.candidate.rule.name.to_string()),
+            matched: found.map(|found| pattern(found.candidate)),
+            outcomes: all,
+            others: others(&sites, &target, found),
+        })
+    }
+
+    /// As a query says it, and whether the answer is to be JSON.
+    pub(crate) fn of_query(query: &str) -> Result<(Self, bool), String> {
+        let mut asked = Self {
+            host: None,
+            path: slash(),
+            method: get(),
+            headers: Vec::new(),
+            scheme: None,
+            port: None,
+            gateway: None,
+        };
+        let mut json = false;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = String::from_utf8(path::parameter(value).into_owned());
+            let value = value.map_err(|_| format!("{name} is not UTF-8"))?;
+            match name {
+                "host" => asked.host = Some(value),
+                "path" => asked.path = value,
+                "method" => asked.method = value,
+                "scheme" => asked.scheme = Some(value),
+                "gateway" => asked.gateway = Some(value),
+                "port" => asked.port = Some(value.parse().map_err(|_| "port is no port".to_owned())?),
+                "output" => json = value == "json",
+                "header" => {
+                    let (name, value) = value.split_once(':').ok_or("header is not NAME:VALUE")?;
+                    asked.headers.push((name.to_owned(), value.to_owned()));
+                }
+                other => return Err(format!("{other:?} is not known")),
+            }
+        }
+        Ok((asked, json))
+    }
+
+    /// The listeners that it may come to.
+    pub(super) fn sites(&self, routes: &Routes) -> Result<Vec<Arc<Site>>, String> {
+        let scheme = match self.scheme.as_deref() {
+            None | Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            Some(other) => return Err(format!("scheme {other:?} is none of http, https")),
+        };
+        let door = self.gateway.as_deref().map(|name| match name {
+            "ingress" | "Ingress" => "Ingress".to_owned(),
+            name => format!("Gateway {name}"),
+        });
+        let all: Vec<(&Place, Arc<Site>)> = routes
+            .sites
+            .iter()
+            .filter(|(_, site)| site.scheme == scheme)
+            .filter_map(|(place, site)| match &door {
+                Some(door) => Some((place, Arc::new(site.of_door(door)?))),
+                None => Some((place, Arc::clone(site))),
+            })
+            .collect();
+        let default = scheme.default_port();
+        // Without a port: the scheme's or, where nobody listens there, the first at which somebody does.
+        let port = self.port.or_else(|| {
+            let ports = all.iter().map(|(place, _)| place.port);
+            if ports.clone().any(|port| port == default) { Some(default) } else { ports.min() }
+        });
+        if let (Some(door), true) = (&door, all.is_empty()) {
+            return Err(format!("{door} has no listener for {}", scheme.as_str()));
+        }
+        Ok(all.into_iter().filter(|(place, _)| Some(place.port) == port).map(|(_, site)| site).collect())
+    }
+
+    /// `Ok(None)` where the target cannot be sent.
+    pub(super) fn head(&self) -> Result<Option<Head>, String> {
+        let method =
+            Method::from_bytes(self.method.as_bytes()).map_err(|_| "the method is none".to_owned())?;
+        let mut fields = HeaderMap::new();
+        if let Some(host) = &self.host {
+            let host =
+                HeaderValue::from_str(host).map_err(|_| "the host is no value of a field".to_owned())?;
+            fields.append(header::HOST, host);
+        }
+        for (name, value) in &self.headers {
+            let known =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no field"))?;
+            let value = HeaderValue::from_str(value).map_err(|_| format!("{value:?} is no value"))?;
+            if known == header::HOST && self.host.is_some() {
+                return Err("the host is there twice".to_owned());
+            }
+            fields.append(known, value);
+        }
+        Ok(self.path.parse::<Uri>().ok().map(|uri| Head { method, uri, fields }))
+    }
+}
+
+impl Head {
+    pub(super) fn target(&self) -> Result<Target<'_>, &'static str> {
+        let hosts = (self.fields.get(header::HOST), self.fields.get_all(header::HOST).iter().count());
+        let host = match hosts.1 {
+            // Whoever asks without a host means one that no rule names.
+            0 => None,
+            _ => host::of_request(&self.uri, Version::HTTP_11, hosts)?,
+        };
+        Target::new(host.as_deref(), &self.method, &self.uri, &self.fields)
+    }
+}
+
+fn answered(status: u16, why: &str) -> Outcome {
+    Outcome { backend: None, status: Some(status), notes: vec![why.to_owned()] }
+}
+
+/// The site with the most special rule.
+pub(super) fn best<'a>(sites: &'a [Arc<Site>], target: &Target<'_>) -> Option<&'a Site> {
+    let found = sites.iter().filter_map(|site| Some((&**site, site.find(target)?)));
+    found.min_by_key(|(_, found)| found.candidate.rank()).map(|(site, _)| site)
+}
+
+fn outcomes<'a>(
+    site: &'a Site,
+    target: &Target<'_>,
+    snapshot: &Snapshot,
+) -> (Option<Found<'a>>, Vec<Outcome>) {
+    let (found, acts) = acts(site, target);
+    let outcomes = acts.into_iter().map(|act| match act {
+        Act::NoMatch => answered(404, "no rule is for it"),
+        Act::Broken(why) => answered(500, why),
+        Act::Unavailable(why) => answered(503, why),
+        Act::Preflight(_) => answered(204, "it asks what pages of other origins may do"),
+        Act::Redirect { status, location } => answered(status.as_u16(), &format!("location: {location}")),
+        Act::Forward(forward) => forwarded(&forward, target, snapshot),
+    });
+    (found, outcomes.collect())
+}
+
+fn forwarded(forward: &Forward<'_>, target: &Target<'_>, snapshot: &Snapshot) -> Outcome {
+    let cluster = snapshot.cluster(forward.cluster);
+    let mut notes = Vec::new();
+    let total: u64 =
+        forward.found.candidate.rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    if total != u64::from(forward.backend.weight) {
+        notes.push(format!("weight {} of {total}", forward.backend.weight));
+    }
+    let path = forward.path_and_query(target);
+    if path != target.path_and_query() {
+        notes.push(format!("forwarded as {path}"));
+    }
+    for filters in forward.filters() {
+        for (what, changes) in [("request", &filters.request), ("answer", &filters.answer)] {
+            if !changes.is_none() {
+                notes.push(format!("{what} fields change"));
+            }
+        }
+        if let Some(host) = filters.rewrite.as_ref().and_then(|rewrite| rewrite.host.as_ref()) {
+            notes.push(format!("host becomes {}", String::from_utf8_lossy(host.as_bytes())));
+        }
+        notes.extend(filters.mirrors.iter().map(|mirror| {
+            format!("copied to {} ({} of {})", mirror.cluster, mirror.numerator, mirror.denominator)
+        }));
+    }
+    notes.push(readiness(cluster.map(|cluster| &**cluster)));
+    let status = cluster.is_none_or(|cluster| !is_served(cluster)).then_some(503);
+    Outcome { backend: Some(forward.cluster.to_string()), status, notes }
+}
+
+fn usable(cluster: &Cluster) -> usize {
+    [Family::V4, Family::V6].into_iter().map(|family| cluster.usable_endpoints(family).count()).sum()
+}
+
+fn is_served(cluster: &Cluster) -> bool {
+    usable(cluster) > 0
+}
+
+fn readiness(cluster: Option<&Cluster>) -> String {
+    match cluster {
+        None => "there is no such Service port".to_owned(),
+        Some(cluster) => format!("{} of {} endpoints can be used", usable(cluster), cluster.endpoints.len()),
+    }
+}
+
+fn listener(found: &Found<'_>, site: Option<&Site>) -> String {
+    let place =
+        site.map(|site| format!(" ({} port {})", site.scheme.as_str(), site.port)).unwrap_or_default();
+    format!("{} listener {}{place}", found.door.name, found.listener.name)
+}
+
+/// What a match is for.
+fn pattern(candidate: &Candidate) -> String {
+    let mut text = format!("host {}, {}", candidate.host, candidate.path);
+    let conditions = &candidate.conditions;
+    if let Some(method) = &conditions.method {
+        text += &format!(", method {method}");
+    }
+    conditions.headers.iter().for_each(|(name, _)| text += &format!(", field {name}"));
+    conditions.query.iter().for_each(|(name, _)| text += &format!(", parameter {name}"));
+    text
+}
+
+/// The rules that were not chosen.
+fn others(sites: &[Arc<Site>], target: &Target<'_>, chosen: Option<Found<'_>>) -> Vec<Other> {
+    let mut all = Vec::new();
+    for site in sites {
+        for door in &site.doors {
+            let own = door.listener(target).map(std::ptr::from_ref);
+            for (_, listener) in door.listeners.iter() {
+                let paths = listener.hosts.iter().flat_map(|(_, paths)| paths.iter());
+                all.extend(paths.map(|candidate| {
+                    let elsewhere = own != Some(std::ptr::from_ref(listener));
+                    (why_not(candidate, target, elsewhere), candidate)
+                }));
+            }
+        }
+    }
+    let is_chosen = |candidate: &Candidate| {
+        chosen.is_some_and(|found| std::ptr::eq(found.candidate, candidate) || found.candidate == candidate)
+    };
+    all.retain(|(_, candidate)| !is_chosen(candidate));
+    all.sort_by(|(a, one), (b, other)| (a.0, one.rank()).cmp(&(b.0, other.rank())));
+    let named = all.into_iter().map(|((_, because), candidate)| Other {
+        rule: candidate.rule.name.to_string(),
+        pattern: pattern(candidate),
+        because,
+    });
+    named.take(MAX_OTHERS).collect()
+}
+
+/// How far a match is from being chosen, and why it is not.
+fn why_not(candidate: &Candidate, target: &Target<'_>, elsewhere: bool) -> (u8, String) {
+    if !candidate.host.matches(target.host.as_deref()) {
+        return (4, "the host does not match".to_owned());
+    }
+    if elsewhere {
+        return (3, "a more special listener has the host".to_owned());
+    }
+    if !candidate.path.matches(&target.path) {
+        return (2, "the path does not match".to_owned());
+    }
+    match candidate.conditions.unmet(target) {
+        Some(unmet) => (1, unmet),
+        None => (0, "another rule is more special, or older".to_owned()),
+    }
+}
+
+impl std::fmt::Display for Where {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nodes => f.write_str("the nodes"),
+            Self::Address(ip) => IpAddr::fmt(ip, f),
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.backend, self.status) {
+            (Some(backend), None) => write!(f, "{backend}")?,
+            (Some(backend), Some(status)) => write!(f, "{status} for {backend}")?,
+            (None, status) => write!(f, "{}", status.unwrap_or_default())?,
+        }
+        if self.notes.is_empty() { Ok(()) } else { write!(f, " ({})", self.notes.join("; ")) }
+    }
+}
+
+impl std::fmt::Display for Explanation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Some(listener), Some(rule), Some(matched)) = (&self.listener, &self.rule, &self.matched) {
+            writeln!(f, "listener  {listener}\nrule      {rule}\nfor       {matched}")?;
+        }
+        for outcome in &self.outcomes {
+            writeln!(f, "outcome   {outcome}")?;
+        }
+        for other in &self.others {
+            writeln!(f, "not       {} ({}): {}", other.rule, other.pattern, other.because)?;
+        }
+        Ok(())
+    }
+}

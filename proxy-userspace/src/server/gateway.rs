@@ -1,0 +1,90 @@
+//! A request that came to a Gateway or an Ingress: which rule it is for decides where it goes.
+
+use super::{Answer, Own, forward, towards_endpoint, wanted_lane};
+use crate::{
+    admission,
+    balance::random,
+    downstream::Downstream,
+    fields,
+    flow::Reason,
+    record::{Draft, Failure},
+    route::{
+        Route,
+        decision::{Act, Forward, act},
+        host,
+        table::Site,
+        target::Target,
+    },
+    snapshot::{Family, Snapshot},
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+/// Follows the request's rule.
+pub(super) async fn relay(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    (site, snapshot): (&Site, &Arc<Snapshot>),
+    request: Request<Incoming>,
+) -> Result<Answer, Failure> {
+    if let Some(oddity) = admission::request(request.headers()) {
+        return Err(Failure::new(Reason::BadRequest, &oddity));
+    }
+    let (plan, target) = match plan(draft, site, &request)? {
+        Plan::Own(own) => return Ok(Answer::Own(own)),
+        Plan::Forward(plan, target) => (plan, target),
+    };
+    let cluster = snapshot.cluster(plan.cluster).ok_or(Reason::NoEndpoint)?;
+    draft.cluster = Some(Arc::clone(cluster));
+    let family = Family::of(downstream.orig_dst.0.ip());
+    let route = Route::by_rule(cluster, family, plan.found.candidate.rule.timeouts);
+    downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let wanted = wanted_lane(downstream, &request);
+    let mut request = towards_endpoint(downstream, route.timeouts, request);
+    fields::say_who_asks(request.headers_mut(), downstream.client.0.ip(), site.scheme.as_str());
+    plan.change_request(request.headers_mut());
+    *request.uri_mut() = target;
+    draft.forwards(request.uri(), request.headers().get(header::HOST));
+    let request = super::mirror::copy(downstream, draft, (&plan, snapshot), request).await?;
+    let (mut head, body, upstream) = forward(downstream, draft, &route, request, wanted).await?;
+    plan.change_answer(origin.as_ref(), &mut head.headers);
+    Ok(Answer::Endpoint(Box::new(head), body, upstream))
+}
+
+/// What is to be done.
+enum Plan<'a> {
+    Own(Own),
+    /// With this target.
+    Forward(Forward<'a>, Uri),
+}
+
+fn plan<'a>(draft: &mut Draft, site: &'a Site, request: &Request<Incoming>) -> Result<Plan<'a>, Failure> {
+    let refuse = |why: &'static str| Failure::new(Reason::BadRequest, &why);
+    let fields = request.headers();
+    let hosts = (fields.get(header::HOST), fields.get_all(header::HOST).iter().count());
+    let host = host::of_request(request.uri(), request.version(), hosts).map_err(refuse)?;
+    let target = Target::new(host.as_deref(), request.method(), request.uri(), fields).map_err(refuse)?;
+    let found = site.find(&target).ok_or(Reason::NoRoute)?;
+    let rule = &found.candidate.rule;
+    draft.route = Some(Arc::clone(&rule.name));
+    let mut fields = HeaderMap::new();
+    match act(site, found, &target, rule.choose(random())) {
+        Act::NoMatch => Err(Reason::NoRoute.into()),
+        Act::Broken(why) => Err(Failure::new(Reason::RouteInvalid, &why)),
+        Act::Unavailable(why) => Err(Failure::new(Reason::NoEndpoint, &why)),
+        Act::Preflight(fields) => Ok(Plan::Own(Own { status: StatusCode::NO_CONTENT, fields })),
+        Act::Redirect { status, location } => {
+            let location =
+                HeaderValue::try_from(location).map_err(|_| refuse("the target is no Location"))?;
+            fields.insert(header::LOCATION, location);
+            Ok(Plan::Own(Own { status, fields }))
+        }
+        Act::Forward(forward) => {
+            let uri = forward.path_and_query(&target).parse::<Uri>();
+            let uri = uri.map_err(|_| refuse("the target cannot be rewritten"))?;
+            Ok(Plan::Forward(forward, uri))
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Ingresses, Gateways and HTTPRoutes to tables of rules, and what is to be said about them. Pure, and the
+//! same whatever the objects' order.
+
+mod backend;
+mod check;
+mod filters;
+mod gateways;
+mod http;
+mod ingress;
+
+use super::{BuildOptions, builder::distinct, conditions::ObjectStatus};
+use crate::{
+    route::{
+        host::HostPattern,
+        rule::{Conditions, PathPattern, Rule},
+        table::{Candidate, Door, Listener, Paths, Place, Routes, Scheme, Site, Where},
+    },
+    source::{
+        Objects, Sourced,
+        finding::{Finding, Severity},
+    },
+};
+use backend::World;
+use k8s_openapi::{
+    Metadata, Resource,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// The door of all Ingresses.
+const INGRESS: &str = "Ingress";
+
+/// What is wrong with one field, by its way from `spec`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Fault {
+    path: String,
+    text: String,
+}
+
+impl Fault {
+    /// A finding at the field's line, or at that of what it is in.
+    fn about<T: Resource + Metadata<Ty = ObjectMeta>>(&self, source: &Sourced<T>, fix: &str) -> Finding {
+        let mut path = self.path.as_str();
+        let known = |path: &str| source.lines.fields.iter().any(|(name, _)| **name == *path);
+        while !path.is_empty() && !known(path) {
+            path = path.rfind(['.', '[']).and_then(|end| path.get(..end)).unwrap_or_default();
+        }
+        source.finding(Severity::Error, source.lines.field(path), self.to_string(), fix)
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.path.is_empty() { f.write_str(&self.text) } else { write!(f, "{}: {}", self.path, self.text) }
+    }
+}
+
+/// A match of a rule, for a host.
+struct Attachment {
+    host: HostPattern,
+    path: PathPattern,
+    conditions: Conditions,
+    rule: Arc<Rule>,
+    order: (u32, u32, u32),
+}
+
+impl Attachment {
+    fn add_to(&self, listener: &mut Listener, host: &HostPattern) {
+        listener.hosts.entry(host).add(Candidate {
+            host: host.clone(),
+            path: self.path.clone(),
+            conditions: self.conditions.clone(),
+            rule: Arc::clone(&self.rule),
+            order: self.order,
+        });
+    }
+}
+
+/// Builds the tables.
+pub(super) fn build(
+    objects: &Objects,
+    options: &BuildOptions,
+    findings: &mut Vec<Finding>,
+) -> (Routes, Vec<ObjectStatus>) {
+    let world = World::of(objects);
+    let mut statuses = Vec::new();
+    let mut places = Places::default();
+    let ages = ages(objects);
+    let classes = ingress::Classes::of(objects);
+    for source in distinct(&objects.ingresses, findings) {
+        let age = age_of(&ages, source);
+        let Some((attachments, status)) = ingress::read(source, (&classes, &world, age), findings) else {
+            continue;
+        };
+        let place = Place { at: Where::Nodes, port: options.ingress_http_port };
+        let listener = places.listener((place, Scheme::Http), INGRESS, (&HostPattern::Any, "http"));
+        for attachment in &attachments {
+            attachment.add_to(listener, &attachment.host);
+        }
+        statuses.push(status);
+    }
+    for grant in distinct(&objects.reference_grants, findings) {
+        let faults = check::reference_grant(&grant.object.spec);
+        findings.extend(faults.iter().map(|fault| fault.about(grant, "the API server would refuse it")));
+    }
+    let mut gateways = gateways::Gateways::read(objects, (&world, options), &mut places, findings);
+    for source in distinct(&objects.http_routes, findings) {
+        let age = age_of(&ages, source);
+        let status = http::attach(source, (&world, age), &mut gateways, &mut places, findings);
+        statuses.extend(status);
+    }
+    statuses.extend(gateways.statuses());
+    statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
+    (places.settled(), statuses)
+}
+
+type Key<'a> = (&'static str, &'a str, &'a str);
+
+/// Which of all routes is how old: known age first, then namespace and name.
+fn ages(objects: &Objects) -> HashMap<Key<'_>, u32> {
+    type Seniority<'a> = (bool, Option<&'a Time>, &'a str, &'a str, &'static str);
+    fn seniority<T: Resource + Metadata<Ty = ObjectMeta>>(one: &Sourced<T>) -> Seniority<'_> {
+        let created = one.object.metadata().creation_timestamp.as_ref();
+        (created.is_none(), created, &one.namespace, &one.name, T::KIND)
+    }
+    let ingresses = objects.ingresses.iter().map(seniority);
+    let mut all: Vec<Seniority<'_>> = ingresses.chain(objects.http_routes.iter().map(seniority)).collect();
+    all.sort();
+    let ordered = all.into_iter().zip(0_u32..);
+    ordered.map(|((_, _, namespace, name, kind), age)| ((kind, namespace, name), age)).collect()
+}
+
+fn age_of<T: Resource + Metadata<Ty = ObjectMeta>>(ages: &HashMap<Key<'_>, u32>, source: &Sourced<T>) -> u32 {
+    ages.get(&(T::KIND, source.namespace.as_str(), source.name.as_str())).copied().unwrap_or(u32::MAX)
+}
+
+/// Where requests come in, while it is being filled.
+#[derive(Default)]
+struct Places(HashMap<Place, Site>);
+
+impl Places {
+    /// The listener of a Gateway at one place, made where there is none.
+    fn listener(
+        &mut self,
+        (place, scheme): (Place, Scheme),
+        door: &str,
+        (host, name): (&HostPattern, &str),
+    ) -> &mut Listener {
+        let site =
+            self.0.entry(place).or_insert_with(|| Site { scheme, port: place.port, doors: Vec::new() });
+        let index = site.doors.iter().position(|one| *one.name == *door).unwrap_or_else(|| {
+            site.doors.push(Door { name: door.into(), listeners: Default::default() });
+            site.doors.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "found or pushed just now")]
+        let listener = site.doors[index].listeners.entry(host);
+        listener.name = name.into();
+        listener
+    }
+
+    /// What a place speaks, where it is in use.
+    fn scheme(&self, place: Place) -> Option<Scheme> {
+        self.0.get(&place).map(|site| site.scheme)
+    }
+
+    fn settled(mut self) -> Routes {
+        for site in self.0.values_mut() {
+            site.doors.sort_by(|a, b| a.name.cmp(&b.name));
+            let listeners = site.doors.iter_mut().flat_map(|door| door.listeners.values_mut());
+            listeners.flat_map(|listener| listener.hosts.values_mut()).for_each(Paths::settle);
+        }
+        Routes { sites: self.0.into_iter().map(|(place, site)| (place, Arc::new(site))).collect() }
+    }
+}

@@ -1,0 +1,155 @@
+//! What routes refer to: Services, and whether they may.
+
+use super::Fault;
+use crate::{
+    route::rule::Destination,
+    source::{
+        Objects,
+        finding::quoted,
+        gateway::{self, BackendRef, ReferenceGrant},
+    },
+};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use std::collections::{BTreeMap, HashMap};
+
+/// What references lead to.
+pub(super) struct World<'a> {
+    objects: &'a Objects,
+    grants: HashMap<&'a str, Vec<&'a ReferenceGrant>>,
+}
+
+/// Who refers.
+#[derive(Clone, Copy)]
+pub(super) struct Referrer<'a> {
+    pub(super) group: &'a str,
+    pub(super) kind: &'a str,
+    pub(super) namespace: &'a str,
+}
+
+impl<'a> Referrer<'a> {
+    /// An HTTPRoute.
+    pub(super) fn route(namespace: &'a str) -> Self {
+        Self { group: gateway::GROUP, kind: "HTTPRoute", namespace }
+    }
+}
+
+/// A reference that leads nowhere, as `ResolvedRefs` calls it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Unresolved {
+    pub(super) reason: &'static str,
+    pub(super) text: String,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn of(objects: &'a Objects) -> Self {
+        let mut grants: HashMap<&str, Vec<&ReferenceGrant>> = HashMap::new();
+        for grant in objects.reference_grants.iter() {
+            grants.entry(&grant.namespace).or_default().push(&grant.object);
+        }
+        Self { objects, grants }
+    }
+
+    /// A namespace's labels; its name is one of them, as the API server sees to.
+    pub(super) fn labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let known = self.objects.namespaces.get(format!("/{namespace}").as_str());
+        let labels = known.and_then(|known| known.object.metadata.labels.clone());
+        let mut labels = labels.unwrap_or_default();
+        labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
+        labels
+    }
+
+    /// Whether `from` may refer to an object of `namespace`.
+    pub(super) fn permits(
+        &self,
+        from: Referrer<'_>,
+        (group, kind, namespace, name): (&str, &str, &str, &str),
+    ) -> bool {
+        let grants = self.grants.get(namespace).map_or(&[][..], Vec::as_slice);
+        from.namespace == namespace
+            || grants.iter().any(|grant| {
+                let may = grant.spec.from.iter().any(|one| {
+                    one.group == from.group && one.kind == from.kind && one.namespace == from.namespace
+                });
+                may && grant.spec.to.iter().any(|to| {
+                    let named = to.name.as_deref().is_none_or(|only| only.is_empty() || only == name);
+                    to.group == group && to.kind == kind && named
+                })
+            })
+    }
+
+    /// A Service.
+    pub(super) fn service(&self, namespace: &str, name: &str) -> Option<&'a Service> {
+        self.objects.services.get(format!("{namespace}/{name}").as_str()).map(|service| &service.object)
+    }
+
+    /// Where a route's backend leads.
+    pub(super) fn backend(
+        &self,
+        from: Referrer<'_>,
+        backend: &BackendRef,
+    ) -> Result<Destination, Unresolved> {
+        let BackendRef { group, kind, name, .. } = backend;
+        let namespace = backend.namespace.as_deref().unwrap_or(from.namespace);
+        let unresolved = |reason, text| Err(Unresolved { reason, text });
+        if !(group.is_empty() && kind == "Service") {
+            let text = format!("{} {} is not a kind of backend that Weir knows", quoted(group), quoted(kind));
+            return unresolved("InvalidKind", text);
+        }
+        if !self.permits(from, (group, kind, namespace, name)) {
+            let text = format!("no ReferenceGrant lets it refer to Service {namespace}/{name}");
+            return unresolved("RefNotPermitted", text);
+        }
+        let Some(service) = self.service(namespace, name) else {
+            return unresolved("BackendNotFound", format!("there is no Service {namespace}/{name}"));
+        };
+        let port = backend.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
+        let ports = tcp_ports(service);
+        if !ports.iter().any(|one| one.port == i32::from(port)) {
+            let text = format!("Service {namespace}/{name} has no TCP port {port}");
+            return unresolved("BackendNotFound", text);
+        }
+        if let Some(text) = is_name_alone(service, namespace, name) {
+            return unresolved("UnsupportedProtocol", text);
+        }
+        Ok(Destination::Cluster(format!("{namespace}/{name}:{port}").into()))
+    }
+
+    /// Where a path of an Ingress leads.
+    pub(super) fn ingress_backend(
+        &self,
+        namespace: &str,
+        name: &str,
+        (number, port_name): (Option<i32>, Option<&str>),
+    ) -> Result<Destination, Fault> {
+        let missing = |text: String| Err(Fault { path: String::new(), text });
+        let Some(service) = self.service(namespace, name) else {
+            return missing(format!("there is no Service {namespace}/{name}"));
+        };
+        if let Some(text) = is_name_alone(service, namespace, name) {
+            return missing(text);
+        }
+        let wanted = |one: &&ServicePort| match port_name {
+            Some(wanted) => one.name.as_deref() == Some(wanted),
+            None => Some(one.port) == number,
+        };
+        match tcp_ports(service).iter().copied().find(wanted) {
+            Some(port) => Ok(Destination::Cluster(format!("{namespace}/{name}:{}", port.port).into())),
+            None => {
+                let port = port_name.map_or_else(|| number.unwrap_or_default().to_string(), quoted);
+                missing(format!("Service {namespace}/{name} has no TCP port {port}"))
+            }
+        }
+    }
+}
+
+fn tcp_ports(service: &Service) -> Vec<&ServicePort> {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    ports.iter().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")).collect()
+}
+
+/// An ExternalName is followed nowhere: whoever writes it could send requests anywhere.
+fn is_name_alone(service: &Service, namespace: &str, name: &str) -> Option<String> {
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    (kind == Some("ExternalName"))
+        .then(|| format!("Service {namespace}/{name} is an ExternalName, which is no backend"))
+}

@@ -1,0 +1,394 @@
+//! Gateways and their listeners.
+
+use super::{
+    BuildOptions, Places,
+    backend::{Referrer, World},
+    check, distinct,
+};
+use crate::{
+    route::{
+        host::HostPattern,
+        table::{Place, Scheme, Where},
+    },
+    snapshot::{
+        conditions::{Condition, ListenerStatus, ObjectStatus, Says},
+        selector::Selector,
+    },
+    source::{
+        Objects, Sourced,
+        finding::{Finding, Severity, quoted},
+        gateway::{self, Gateway, GatewayClass},
+    },
+};
+use std::{collections::HashMap, net::IpAddr};
+
+/// Who serves the Gateways of a class, if it is us.
+const CONTROLLER: &str = "weir.dev/gateway";
+/// The class that is ours without a GatewayClass.
+const OUR_CLASS: &str = "weir";
+
+/// All Gateways that are ours.
+pub(super) struct Gateways<'a> {
+    all: HashMap<(&'a str, &'a str), OneGateway<'a>>,
+    classes: Vec<ObjectStatus>,
+}
+
+/// One of them.
+pub(super) struct OneGateway<'a> {
+    source: &'a Sourced<Gateway>,
+    pub(super) listeners: Vec<OneListener>,
+    addresses: Vec<IpAddr>,
+    /// Of the Gateway itself.
+    refused: Option<(&'static str, String)>,
+    unusable: Option<(&'static str, String)>,
+}
+
+/// One listener of a Gateway of ours.
+pub(super) struct OneListener {
+    pub(super) name: String,
+    pub(super) port: i32,
+    pub(super) host: HostPattern,
+    scheme: Option<Scheme>,
+    /// HTTPRoutes may attach.
+    pub(super) takes_http: bool,
+    from: From,
+    places: Vec<Place>,
+    supported: Vec<&'static str>,
+    attached: i32,
+    refused: Option<(&'static str, String)>,
+    conflict: Option<(&'static str, String)>,
+    unresolved: Option<(&'static str, String)>,
+}
+
+/// Namespaces whose routes may attach.
+enum From {
+    Same,
+    All,
+    Selected(Selector),
+    None,
+}
+
+impl OneListener {
+    /// Whether routes can reach it at all.
+    pub(super) fn is_valid(&self) -> bool {
+        self.refused.is_none() && self.conflict.is_none()
+    }
+
+    /// Whether a namespace's routes may attach to this listener of a Gateway in `own`.
+    pub(super) fn admits(&self, world: &World<'_>, own: &str, namespace: &str) -> bool {
+        match &self.from {
+            From::Same => own == namespace,
+            From::All => true,
+            From::Selected(selector) => selector.selects(namespace, Some(&world.labels(namespace))),
+            From::None => false,
+        }
+    }
+
+    /// Counts a route.
+    pub(super) fn attach(&mut self) {
+        self.attached = self.attached.saturating_add(1);
+    }
+
+    /// Where its requests come in.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Place, Scheme)> {
+        let scheme = self.scheme.filter(|_| self.is_valid());
+        scheme.into_iter().flat_map(|scheme| self.places.iter().map(move |place| (*place, scheme)))
+    }
+}
+
+impl<'a> Gateways<'a> {
+    /// Reads them, and opens their doors.
+    pub(super) fn read(
+        objects: &'a Objects,
+        (world, options): (&World<'_>, &BuildOptions),
+        places: &mut Places,
+        findings: &mut Vec<Finding>,
+    ) -> Self {
+        let mut ours = HashMap::new();
+        let mut statuses = Vec::new();
+        for class in distinct(&objects.gateway_classes, findings) {
+            let faults = check::gateway_class(&class.object.spec);
+            findings.extend(faults.iter().map(|fault| fault.about(class, "the class is left out")));
+            let is_ours = faults.is_empty() && class.object.spec.controller_name == CONTROLLER;
+            ours.insert(class.name.as_str(), is_ours);
+            if is_ours {
+                statuses.push(class_status(class));
+            }
+        }
+        let mut all = HashMap::new();
+        for source in distinct(&objects.gateways, findings) {
+            let class = source.object.spec.gateway_class_name.as_str();
+            if !ours.get(class).copied().unwrap_or(class == OUR_CLASS) {
+                let text = format!("class {}: not Weir's to serve", quoted(class));
+                let line = source.lines.field("gatewayClassName");
+                let fix = format!("Weir's is {OUR_CLASS}, or a GatewayClass of controller {CONTROLLER}");
+                findings.push(source.finding(Severity::Info, line, text, fix));
+                continue;
+            }
+            let faults = check::gateway(&source.object.spec);
+            if !faults.is_empty() {
+                findings.extend(faults.iter().map(|fault| fault.about(source, "the Gateway is left out")));
+                continue;
+            }
+            let gateway = OneGateway::read(source, (world, options), places, findings);
+            all.insert((source.namespace.as_str(), source.name.as_str()), gateway);
+        }
+        Self { all, classes: statuses }
+    }
+
+    /// A Gateway of ours.
+    pub(super) fn get(&mut self, namespace: &'a str, name: &'a str) -> Option<&mut OneGateway<'a>> {
+        self.all.get_mut(&(namespace, name))
+    }
+
+    /// What is to be said about all of them, once routes are attached.
+    pub(super) fn statuses(self) -> impl Iterator<Item = ObjectStatus> {
+        let Self { all, classes } = self;
+        classes.into_iter().chain(all.into_values().map(OneGateway::status))
+    }
+}
+
+fn class_status(class: &Sourced<GatewayClass>) -> ObjectStatus {
+    let generation = class.object.metadata.generation;
+    let parameters = class.object.spec.parameters_ref.as_ref();
+    let accepted = match parameters {
+        None => Condition::new("Accepted", true, "Accepted", "", generation),
+        Some(one) => {
+            let text = format!("Weir has no parameters, and does not read {} {}", one.kind, one.name);
+            Condition::new("Accepted", false, "InvalidParameters", text, generation)
+        }
+    };
+    ObjectStatus {
+        kind: "GatewayClass",
+        namespace: String::new(),
+        name: class.name.clone(),
+        says: Says::Class(vec![accepted]),
+    }
+}
+
+impl<'a> OneGateway<'a> {
+    fn read(
+        source: &'a Sourced<Gateway>,
+        (world, options): (&World<'_>, &BuildOptions),
+        places: &mut Places,
+        findings: &mut Vec<Finding>,
+    ) -> Self {
+        let spec = &source.object.spec;
+        let mut gateway =
+            Self { source, listeners: Vec::new(), addresses: Vec::new(), refused: None, unusable: None };
+        let at = gateway.read_addresses(options);
+        let parameters = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref());
+        if let Some(one) = parameters {
+            let text = format!("Weir has no parameters, and does not read {} {}", one.kind, one.name);
+            gateway.refused = Some(("InvalidParameters", text));
+        }
+        let door = format!("Gateway {}/{}", source.namespace, source.name);
+        for (index, one) in spec.listeners.iter().enumerate() {
+            let mut listener = read_listener(one, &at, (world, &source.namespace));
+            if gateway.refused.is_some() {
+                listener.places.clear();
+            }
+            let scheme = listener.scheme.unwrap_or_default();
+            if let Some(place) =
+                listener.places.iter().find(|place| places.scheme(**place).is_some_and(|is| is != scheme))
+            {
+                let text = format!("port {} already speaks another protocol", place.port);
+                listener.conflict = Some(("ProtocolConflict", text));
+            }
+            for (place, scheme) in listener.places().collect::<Vec<_>>() {
+                places.listener((place, scheme), &door, (&listener.host, &listener.name));
+            }
+            gateway.report(index, &listener, findings);
+            gateway.listeners.push(listener);
+        }
+        for (_, text) in [&gateway.refused, &gateway.unusable].into_iter().flatten() {
+            findings.push(source.finding(
+                Severity::Error,
+                source.lines.object,
+                text,
+                "nothing of it is served",
+            ));
+        }
+        gateway
+    }
+
+    /// Where it is reached.
+    fn read_addresses(&mut self, options: &BuildOptions) -> Vec<Where> {
+        let mut at = Vec::new();
+        let wanted = self.source.object.spec.addresses.iter();
+        for address in wanted.filter(|address| address.value.as_ref().is_some_and(|value| !value.is_empty()))
+        {
+            let value = address.value.as_deref().unwrap_or_default();
+            if address.kind != "IPAddress" {
+                let text = format!("addresses of type {} are not served", quoted(&address.kind));
+                self.refused = Some(("UnsupportedAddress", text));
+                continue;
+            }
+            match value.parse::<IpAddr>() {
+                Ok(ip) if options.node_addresses.contains(&ip) => at.push(Where::Nodes),
+                Ok(ip) => {
+                    self.addresses.push(ip);
+                    at.push(Where::Address(ip));
+                }
+                Err(_) => {
+                    let text = format!("address {} is none", quoted(value));
+                    self.unusable = Some(("AddressNotUsable", text));
+                }
+            }
+        }
+        if at.is_empty() && self.refused.is_none() && self.unusable.is_none() {
+            at.push(Where::Nodes);
+        }
+        at
+    }
+
+    fn report(&self, index: usize, listener: &OneListener, findings: &mut Vec<Finding>) {
+        let line = self.source.lines.field(&format!("listeners[{index}]"));
+        let line = if line == 0 { self.source.lines.object } else { line };
+        let name = quoted(&listener.name);
+        for (_, text) in [&listener.refused, &listener.conflict, &listener.unresolved].into_iter().flatten() {
+            findings.push(self.source.finding(Severity::Error, line, format!("listener {name}: {text}"), ""));
+        }
+        if listener.is_valid() && listener.scheme == Some(Scheme::Https) {
+            let text = format!("listener {name}: TLS is not served yet, and nothing comes in there");
+            findings.push(self.source.finding(Severity::Warning, line, text, ""));
+        }
+    }
+
+    fn status(self) -> ObjectStatus {
+        let generation = self.source.object.metadata.generation;
+        let listeners: Vec<ListenerStatus> =
+            self.listeners.iter().map(|listener| listener.status(generation)).collect();
+        let invalid = self.listeners.iter().filter(|listener| !listener.is_valid()).count();
+        let accepted = match &self.refused {
+            Some((reason, text)) => Condition::new("Accepted", false, reason, text, generation),
+            None if invalid == self.listeners.len() => {
+                Condition::new("Accepted", false, "ListenersNotValid", "no listener is valid", generation)
+            }
+            None if invalid > 0 => {
+                let text = format!("{invalid} of {} listeners are not valid", self.listeners.len());
+                Condition::new("Accepted", true, "ListenersNotValid", text, generation)
+            }
+            None => Condition::new("Accepted", true, "Accepted", "", generation),
+        };
+        let serves = self.listeners.iter().any(|listener| listener.serves());
+        let programmed = match (&self.unusable, serves && accepted.status) {
+            (Some((reason, text)), _) => Condition::new("Programmed", false, reason, text, generation),
+            (None, true) => Condition::new("Programmed", true, "Programmed", "", generation),
+            (None, false) => {
+                Condition::new("Programmed", false, "Invalid", "no listener is served", generation)
+            }
+        };
+        ObjectStatus {
+            kind: "Gateway",
+            namespace: self.source.namespace.clone(),
+            name: self.source.name.clone(),
+            says: Says::Gateway {
+                conditions: vec![accepted, programmed],
+                listeners,
+                addresses: self.addresses,
+            },
+        }
+    }
+}
+
+impl OneListener {
+    /// Whether requests come in there.
+    fn serves(&self) -> bool {
+        self.is_valid() && self.scheme == Some(Scheme::Http) && !self.places.is_empty()
+    }
+
+    fn status(&self, generation: Option<i64>) -> ListenerStatus {
+        let condition = |kind, good: &'static str, bad: &Option<(&'static str, String)>| match bad {
+            Some((reason, text)) => Condition::new(kind, false, reason, text, generation),
+            None => Condition::new(kind, true, good, "", generation),
+        };
+        let conflicted = match &self.conflict {
+            Some((reason, text)) => Condition::new("Conflicted", true, reason, text, generation),
+            None => Condition::new("Conflicted", false, "NoConflicts", "", generation),
+        };
+        let refused = self.refused.as_ref().or(self.conflict.as_ref());
+        let programmed = match (self.serves(), self.scheme) {
+            (true, _) => Condition::new("Programmed", true, "Programmed", "", generation),
+            (false, Some(Scheme::Https)) if refused.is_none() => {
+                Condition::new("Programmed", false, "Pending", "TLS is not served yet", generation)
+            }
+            (false, _) => Condition::new("Programmed", false, "Invalid", "not served", generation),
+        };
+        ListenerStatus {
+            name: self.name.clone(),
+            supported_kinds: self.supported.clone(),
+            attached_routes: self.attached,
+            conditions: vec![
+                condition("Accepted", "Accepted", &refused.cloned()),
+                programmed,
+                condition("ResolvedRefs", "ResolvedRefs", &self.unresolved),
+                conflicted,
+            ],
+        }
+    }
+}
+
+fn read_listener(
+    one: &gateway::Listener,
+    at: &[Where],
+    (world, namespace): (&World<'_>, &str),
+) -> OneListener {
+    let scheme = match one.protocol.as_str() {
+        "HTTP" => Some(Scheme::Http),
+        "HTTPS" => Some(Scheme::Https),
+        _ => None,
+    };
+    let allowed = &one.allowed_routes;
+    let http = |kind: &&gateway::RouteKind| kind.group == gateway::GROUP && kind.kind == "HTTPRoute";
+    let takes_http =
+        scheme.is_some() && (allowed.kinds.is_empty() || allowed.kinds.iter().any(|kind| http(&kind)));
+    let odd = allowed.kinds.iter().find(|kind| !http(kind));
+    let mut unresolved = odd
+        .filter(|_| scheme.is_some())
+        .map(|odd| ("InvalidRouteKinds", format!("routes of kind {} are not served", quoted(&odd.kind))));
+    if let (None, Some(tls), Some(_)) = (&unresolved, &one.tls, scheme) {
+        unresolved = tls.certificate_refs.iter().find_map(|secret| certificate(secret, world, namespace));
+    }
+    let from = match (allowed.namespaces.from.as_str(), &allowed.namespaces.selector) {
+        ("All", _) => From::All,
+        ("Selector", Some(selector)) => Selector::new(selector).map_or(From::None, From::Selected),
+        ("Selector", None) => From::None,
+        _ => From::Same,
+    };
+    let port = u16::try_from(one.port).unwrap_or_default();
+    let refused = scheme
+        .is_none()
+        .then(|| ("UnsupportedProtocol", format!("protocol {} is not served", quoted(&one.protocol))));
+    OneListener {
+        name: one.name.clone(),
+        port: one.port,
+        host: one.hostname.as_deref().map_or(HostPattern::Any, HostPattern::of_gateway),
+        scheme,
+        takes_http,
+        from,
+        places: at.iter().map(|at| Place { at: *at, port }).collect(),
+        supported: if takes_http { vec!["HTTPRoute"] } else { Vec::new() },
+        attached: 0,
+        refused,
+        conflict: None,
+        unresolved,
+    }
+}
+
+/// Why a certificate cannot be referred to; whether it is there is for who serves TLS to say.
+fn certificate(secret: &gateway::SecretRef, world: &World<'_>, own: &str) -> Option<(&'static str, String)> {
+    let namespace = secret.namespace.as_deref().unwrap_or(own);
+    if !(secret.group.is_empty() && secret.kind == "Secret") {
+        return Some((
+            "InvalidCertificateRef",
+            format!("{} is no kind of certificate", quoted(&secret.kind)),
+        ));
+    }
+    let from = Referrer { group: gateway::GROUP, kind: "Gateway", namespace: own };
+    let permitted = world.permits(from, ("", "Secret", namespace, &secret.name));
+    (!permitted).then(|| {
+        let text = format!("no ReferenceGrant lets it refer to Secret {namespace}/{}", secret.name);
+        ("RefNotPermitted", text)
+    })
+}
