@@ -3,7 +3,11 @@
 
 use crate::{
     metrics::Format,
-    route::explain::Hypothetical,
+    policy::{
+        explain::explain,
+        question::{Ports, Question},
+    },
+    route::{explain::Hypothetical, path::parameter},
     status::{Board, Readiness},
 };
 use bytes::Bytes;
@@ -155,7 +159,11 @@ impl Pages {
             "/readyz" => |pages, _| pages.readyz(),
             "/status" => |pages, _| pages.status(),
             "/route/explain" => Self::route,
-            _ => return text(StatusCode::NOT_FOUND, "/metrics /livez /readyz /status /route/explain\n"),
+            "/policy/explain" => Self::policy,
+            _ => {
+                let pages = "/metrics /livez /readyz /status /route/explain /policy/explain\n";
+                return text(StatusCode::NOT_FOUND, pages);
+            }
         };
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
@@ -214,6 +222,27 @@ impl Pages {
             Err(why) => text(StatusCode::BAD_REQUEST, why + "\n"),
             Ok(explained) if !json => text(StatusCode::OK, explained.to_string()),
             Ok(explained) => match serde_json::to_string_pretty(&explained) {
+                Ok(body) => page(StatusCode::OK, "application/json", body + "\n"),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+        }
+    }
+
+    /// What policies decide about a connection or request of the query's description.
+    fn policy<B>(&self, request: &Request<B>) -> Answer {
+        let query = request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let pairs: Vec<(String, String)> = query
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(&parameter(value)).into_owned()))
+            .collect();
+        let json = pairs.iter().any(|(name, value)| name == "output" && value == "json");
+        let explained = Question::of_pairs(&pairs)
+            .map_err(anyhow::Error::msg)
+            .and_then(|question| explain(&question, &self.board.metrics().snapshot(), &Ports::default()));
+        match explained {
+            Err(why) => text(StatusCode::BAD_REQUEST, format!("{why:#}\n")),
+            Ok(all) if !json => text(StatusCode::OK, all.iter().map(ToString::to_string).collect::<String>()),
+            Ok(all) => match serde_json::to_string_pretty(&all) {
                 Ok(body) => page(StatusCode::OK, "application/json", body + "\n"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },

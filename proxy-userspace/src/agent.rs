@@ -145,7 +145,6 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         zone: config.zone.clone(),
         names: Arc::default(),
         policies: Arc::default(),
-        access: Arc::default(),
         node_name: None,
         ingress_http_port: config.ingress_http_port,
     })

@@ -1,5 +1,6 @@
 //! Arguments, and the [`Config`] that the rest of the agent reads.
 
+pub mod policy;
 pub mod route;
 
 use crate::source::kubernetes::Access;
@@ -29,6 +30,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Ask the running agent what it does: programs, maps, lanes, clusters, what is degraded.
     Status(StatusArgs),
+    /// Ask who may connect to whom, and ask for what.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Ask where requests go, by host and path.
     #[command(subcommand)]
     Route(route::RouteCommand),

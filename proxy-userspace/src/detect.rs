@@ -4,6 +4,7 @@
 use crate::{
     balance,
     downstream::Downstream,
+    policy::Passage,
     route::Route,
     snapshot::Protocol,
     tunnel::{self, UpstreamSocket},
@@ -128,7 +129,7 @@ async fn either_speaks(
 /// `None` where no endpoint can be had, or only for HTTP: the client may still speak it, and be told.
 async fn speculate(downstream: &Downstream, route: &Route) -> Option<UpstreamSocket> {
     let endpoint = balance::pick(route, &balance::Client::of(downstream, route), None)?;
-    if endpoint.policy.as_ref().is_some_and(|policy| policy.opens_port().is_none()) {
+    if !matches!(*downstream.passage(endpoint), Passage::Open(_)) {
         return None;
     }
     let connect = tunnel::connect(downstream, endpoint);

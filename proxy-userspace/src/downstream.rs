@@ -8,6 +8,7 @@ use crate::{
     muffle::Muffle,
     netns::Lease,
     orig_dst::{DownstreamAddr, OrigDstAddr},
+    party::Passages,
     record::{Draft, Failure},
     relay::Relay,
     snapshot::{Snapshot, Timeouts},
@@ -66,6 +67,8 @@ pub(crate) struct Downstream {
     /// For what the connection's task polls beside hyper's server.
     pub(crate) muffle: Muffle,
     pub(crate) splice: Splice,
+    /// What holds for this client at endpoints.
+    pub(crate) passages: Passages,
     /// The client's socket: local is the client's end.
     client_key: FlowKey,
     /// The client's socket is still in the socket map.
@@ -111,6 +114,7 @@ impl Downstream {
             deadline,
             muffle: Muffle::new(),
             splice: Splice::default(),
+            passages: Passages::default(),
             client_key: FlowKey::new(client.0, local),
             mapped: AtomicBool::new(identity.as_ref().is_some_and(|steered| steered.mapped)),
             identity,

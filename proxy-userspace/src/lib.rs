@@ -20,6 +20,7 @@ mod lock;
 mod muffle;
 mod netns;
 mod orig_dst;
+mod party;
 pub mod policy;
 mod record;
 pub mod relay;

@@ -9,6 +9,7 @@ fn main() -> ExitCode {
         Command::Run(args) => weir::agent::run(*args),
         Command::Check(args) => weir::cli::check::check(&args),
         Command::Status(args) => weir::cli::status::status(&args),
+        Command::Policy(command) => weir::cli::policy::policy(&command),
         Command::Route(command) => weir::cli::route::route(&command),
         Command::Completions(args) => weir::cli::completions(args.shell),
     };

@@ -7,21 +7,28 @@
 pub mod access;
 mod compile;
 mod ere;
+pub(crate) mod explain;
+mod fields;
 mod form;
 mod hosts;
 mod index;
+mod passage;
 mod pattern;
+pub(crate) mod question;
 mod register;
 mod request;
 
 pub use register::{Compiled, Register};
 
 pub(crate) use compile::Entry;
+pub(crate) use fields::{FieldTest, Otherwise};
 pub(crate) use hosts::host_table;
+pub(crate) use passage::{Outcome, Passage};
 pub(crate) use pattern::Pattern;
 pub(crate) use request::Asked;
 
 use compile::Shape;
+use http::{HeaderMap, HeaderName};
 use index::Index;
 use request::Subject;
 use std::{fmt, sync::Arc};
@@ -43,8 +50,13 @@ pub struct Rule {
 pub(crate) enum Allows {
     /// Every byte: the policy opens the port without a word on HTTP.
     Port,
-    /// Requests that match every pattern that is there.
-    Http { method: Option<Arc<Pattern>>, path: Option<Arc<Pattern>>, host: Option<Arc<Pattern>> },
+    /// Requests that match every pattern that is there, and have every field.
+    Http {
+        method: Option<Arc<Pattern>>,
+        path: Option<Arc<Pattern>>,
+        host: Option<Arc<Pattern>>,
+        fields: Vec<FieldTest>,
+    },
 }
 
 impl Rule {
@@ -54,11 +66,51 @@ impl Rule {
     }
 
     fn allows(&self, subject: &Subject<'_>) -> bool {
-        let Allows::Http { method, path, host } = &self.allows else { return true };
+        let Allows::Http { method, path, host, fields } = &self.allows else { return true };
         let any = |pattern: &Option<Arc<Pattern>>, subject: &str| {
             pattern.as_ref().is_none_or(|pattern| pattern.matches(subject.as_bytes()))
         };
-        any(method, subject.method) && any(path, subject.target) && allows_host(host.as_deref(), subject)
+        any(method, subject.method)
+            && any(path, subject.target)
+            && allows_host(host.as_deref(), subject)
+            && fields.iter().all(|test| test.allows(subject.fields))
+    }
+
+    /// Whether it allows a request; not one that cannot be decided about.
+    pub(crate) fn allows_asked(&self, asked: &Asked<'_>) -> bool {
+        self.allows == Allows::Port || Subject::of(asked).is_ok_and(|subject| self.allows(&subject))
+    }
+
+    /// What of a request is not as it asks; `None` where the request cannot be decided about.
+    pub(crate) fn differs(&self, asked: &Asked<'_>) -> Option<Vec<String>> {
+        let Allows::Http { method, path, host, fields } = &self.allows else { return Some(Vec::new()) };
+        let subject = Subject::of(asked).ok()?;
+        let mut differs = Vec::new();
+        let mut compare = |what: &str, pattern: &Option<Arc<Pattern>>, subject: &str| {
+            if let Some(pattern) = pattern.as_ref().filter(|pattern| !pattern.matches(subject.as_bytes())) {
+                differs.push(format!("{what} {subject:?} is not {:?}", pattern.source()));
+            }
+        };
+        compare("method", method, subject.method);
+        compare("path", path, subject.target);
+        if !allows_host(host.as_deref(), &subject) {
+            compare("host", host, subject.host.as_deref().unwrap_or_default());
+        }
+        let missing = fields.iter().filter(|test| !test.allows(subject.fields));
+        differs.extend(missing.map(|test| format!("header {test} is not there")));
+        Some(differs)
+    }
+
+    /// Makes the fields of a request that it allows as it asks; returns the names of those that it does not
+    /// find so and only wants logged.
+    pub(crate) fn enforce<'a>(&'a self, fields: &mut HeaderMap) -> Vec<&'a HeaderName> {
+        let Allows::Http { fields: tests, .. } = &self.allows else { return Vec::new() };
+        tests.iter().filter_map(|test| test.enforce(fields)).collect()
+    }
+
+    /// Whether [`Rule::enforce`] may do anything.
+    pub(crate) fn has_effect(&self) -> bool {
+        matches!(&self.allows, Allows::Http { fields, .. } if fields.iter().any(FieldTest::has_effect))
     }
 }
 
@@ -112,7 +164,7 @@ impl fmt::Display for Eligibility {
 #[must_use]
 pub(crate) enum Decision<'a> {
     /// This rule allows it.
-    Allow(&'a Rule),
+    Allow(&'a Arc<Rule>),
     /// No rule does.
     Deny,
     /// The rules cannot be applied, because of this.
@@ -145,12 +197,22 @@ impl EndpointPolicy {
         };
         let allows = |at: usize| self.rules.get(at).is_some_and(|rule| rule.allows(&subject));
         let first = self.index.first(subject.target.as_bytes(), allows);
-        first.and_then(|at| self.rules.get(at)).map_or(Decision::Deny, |rule| Decision::Allow(rule))
+        first.and_then(|at| self.rules.get(at)).map_or(Decision::Deny, Decision::Allow)
+    }
+
+    /// Whether some rule allows a request.
+    pub(crate) fn allows(&self, asked: &Asked<'_>) -> bool {
+        matches!(self.decide(asked), Decision::Allow(_))
     }
 
     /// The rule that allows bytes which are not HTTP, if there is one.
-    pub(crate) fn opens_port(&self) -> Option<&Rule> {
-        self.rules.first().filter(|rule| rule.allows == Allows::Port).map(|rule| &**rule)
+    pub(crate) fn opens_port(&self) -> Option<&Arc<Rule>> {
+        self.rules.first().filter(|rule| rule.allows == Allows::Port)
+    }
+
+    /// Whether some requests are decided about by what they ask for.
+    pub(crate) fn has_http(&self) -> bool {
+        self.rules.iter().any(|rule| rule.allows != Allows::Port)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     balance::random,
     downstream::Downstream,
     flow::{LaneLabel, Reason, RequestRecord},
-    policy::{Asked, Decision},
+    policy::{Asked, Outcome, Passage, Rule},
     snapshot::{Cluster, Endpoint, Snapshot},
 };
 use http::{
@@ -44,7 +44,6 @@ pub(crate) struct Draft {
     uri: Uri,
     protocol: &'static str,
     host: Option<HeaderValue>,
-    hosts: usize,
     user_agent: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
     traceparent: Option<HeaderValue>,
@@ -53,10 +52,10 @@ pub(crate) struct Draft {
     head_complete: Instant,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) route: Option<Arc<str>>,
-    /// Target and host as the endpoint gets them, where a rule may have changed them.
-    forwarded: Option<(Uri, Option<HeaderValue>)>,
     endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
     policy_rule: Option<Arc<str>>,
+    /// The policies in audit mode that would have denied it.
+    audit: Option<Arc<str>>,
     pub(crate) attempts: u32,
     pub(crate) status: u16,
     pub(crate) failure: Option<Failure>,
@@ -78,7 +77,6 @@ impl Draft {
             uri: request.uri().clone(),
             protocol: if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             host: field(HOST),
-            hosts: request.headers().get_all(HOST).iter().count(),
             user_agent: field(USER_AGENT),
             request_id: field(X_REQUEST_ID),
             traceparent: field(TRACEPARENT),
@@ -94,7 +92,6 @@ impl Draft {
             uri: Uri::default(),
             protocol,
             host: None,
-            hosts: 0,
             user_agent: None,
             request_id: None,
             traceparent: None,
@@ -103,9 +100,9 @@ impl Draft {
             head_complete: Instant::now(),
             cluster: None,
             route: None,
-            forwarded: None,
             endpoint: None,
             policy_rule: None,
+            audit: None,
             attempts: 0,
             status: 0,
             failure: None,
@@ -152,45 +149,51 @@ impl Draft {
         }
     }
 
-    /// What the endpoint gets, which is what policies look at.
-    pub(crate) fn forwards(&mut self, uri: &Uri, host: Option<&HeaderValue>) {
-        self.forwarded = Some((uri.clone(), host.cloned()));
-    }
-
-    /// Decides whether the policy of the endpoint that was picked lets this request pass.
-    pub(crate) fn admit(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+    /// Decides whether policies let this request pass to the endpoint that was picked; `head` is what the
+    /// endpoint would get. Returns the rules that allow it.
+    pub(crate) fn admit<B>(
+        &mut self,
+        (endpoint, passage): (&Endpoint, &Passage),
+        head: &Request<B>,
+    ) -> Result<Vec<Arc<Rule>>, Failure> {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
-        let Some(policy) = &endpoint.policy else {
-            self.policy_rule = None;
-            return Ok(());
-        };
-        let (uri, host) = match &self.forwarded {
-            Some((uri, host)) => (uri, host.as_ref()),
-            None => (&self.uri, self.host.as_ref()),
-        };
+        if let Passage::Open(open) = passage
+            && open.audits.is_empty()
+        {
+            self.policy_rule.clone_from(&open.rule);
+            return Ok(Vec::new());
+        }
         let asked = Asked {
-            method: &self.method,
-            uri,
-            version: if self.is_http_10() { Version::HTTP_10 } else { Version::HTTP_11 },
-            host,
-            hosts: self.hosts,
+            method: head.method(),
+            uri: head.uri(),
+            version: head.version(),
+            host: head.headers().get(HOST),
+            hosts: head.headers().get_all(HOST).iter().count(),
+            fields: head.headers(),
         };
-        let (rule, outcome) = match policy.decide(&asked) {
-            Decision::Allow(rule) => (&rule.name, Ok(())),
-            Decision::Deny => (&policy.name, Err(Reason::PolicyDenied.into())),
-            Decision::Ambiguous(why) => (&policy.name, Err(Failure::new(Reason::BadRequest, &why))),
+        let (name, outcome) = match passage.decide(&asked) {
+            Outcome::Allow(rules) => {
+                self.audit = passage.audited(&asked);
+                let open = if let Passage::Open(open) = passage { open.rule.clone() } else { None };
+                (rules.last().map(|rule| Arc::clone(&rule.name)).or(open), Ok(rules))
+            }
+            Outcome::Deny(name) => (Some(name), Err(Reason::PolicyDenied.into())),
+            Outcome::Ambiguous(name, why) => (Some(name), Err(Failure::new(Reason::BadRequest, &why))),
         };
-        self.policy_rule = Some(Arc::clone(rule));
+        self.policy_rule = name;
         outcome
     }
 
-    /// Decides about bytes that are not HTTP: a policy that has HTTP rules lets none pass.
-    pub(crate) fn admit_opaque(&mut self, endpoint: &Endpoint) -> Result<(), Failure> {
+    /// Decides about bytes that are not HTTP: policies that have HTTP rules let none pass.
+    pub(crate) fn admit_opaque(&mut self, endpoint: &Endpoint, passage: &Passage) -> Result<(), Failure> {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
-        let Some(policy) = &endpoint.policy else { return Ok(()) };
-        let rule = policy.opens_port();
-        self.policy_rule = Some(Arc::clone(rule.map_or(&policy.name, |rule| &rule.name)));
-        rule.map(|_| ()).ok_or_else(|| Reason::PolicyDenied.into())
+        let (name, allowed) = match passage {
+            Passage::Open(open) => (open.rule.clone(), true),
+            Passage::Closed { policies } => (Some(Arc::clone(policies)), false),
+            Passage::Requests(policies, _) => (policies.first().map(|one| Arc::clone(&one.name)), false),
+        };
+        self.policy_rule = name;
+        if allowed { Ok(()) } else { Err(Reason::PolicyDenied.into()) }
     }
 
     /// Tells the metrics and the log. `fault` is what happened to the connection, if anything.

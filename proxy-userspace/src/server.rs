@@ -239,7 +239,7 @@ async fn send(
     mut request: Request<RequestBody>,
     wanted: UpstreamLane,
 ) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
-    let upstream = connect(downstream, draft, route, wanted, Source::PoolOrNew).await?;
+    let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::PoolOrNew)).await?;
     if upstream.key.born == Birthplace::NodeInstead && !route.edge {
         fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
     }
@@ -250,24 +250,25 @@ async fn send(
         Err(error) => error,
     };
     let again = error.unsent.or(spare.filter(|_| !error.answered));
-    let Some(request) = again.filter(|_| reused) else {
+    let Some(mut request) = again.filter(|_| reused) else {
         return Err(send_failure(downstream, &error.error));
     };
-    let upstream = connect(downstream, draft, route, wanted, Source::New).await?;
+    let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::New)).await?;
     match send_on(downstream, draft, route, upstream, request).await? {
         Ok(answer) => Ok(answer),
         Err(error) => Err(send_failure(downstream, &error.error)),
     }
 }
 
-/// A connection to an endpoint; to another one if the first cannot be connected to. The policy is
-/// that of the endpoint that was picked: those of one Service may differ.
+/// A connection to an endpoint; to another one if the first cannot be connected to. The policies are those
+/// of the client and of the endpoint that was picked: those of one Service's endpoints may differ. Rules may
+/// want fields of the request changed.
 async fn connect(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
     route: &Route,
-    wanted: UpstreamLane,
-    source: Source,
+    request: &mut Request<RequestBody>,
+    (wanted, source): (UpstreamLane, Source),
 ) -> Result<Box<Upstream>, Failure> {
     let cluster = &route.cluster;
     if source == Source::PoolOrNew && downstream.splice.resumed().is_some() {
@@ -279,39 +280,63 @@ async fn connect(
         && wanted == UpstreamLane::Mapped
         && let Some((upstream, endpoint)) = downstream.splice.upstream(downstream, route)
     {
-        return kept(downstream, draft, upstream, endpoint);
+        if let Err(denied) = admit(downstream, draft, endpoint, request) {
+            downstream.splice.put_back(upstream);
+            return Err(denied);
+        }
+        draft.tries(endpoint);
+        return Ok(upstream);
     }
     let client = balance::Client::of(downstream, route);
-    let first = balance::pick(route, &client, None).ok_or(Reason::NoEndpoint)?;
-    draft.admit(first)?;
+    let first = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
+    admit(downstream, draft, first, request)?;
     draft.tries(first);
     let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
         Ok(upstream) => return Ok(upstream),
         Err(failure) => failure,
     };
     let other = match failure.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => balance::pick(route, &client, Some(first.addr)),
+        Reason::ConnectFailed | Reason::ConnectTimeout => {
+            pick_open(downstream, route, &client, Some(first.addr))
+        }
         _ => None,
     };
     let other = other.ok_or(failure)?;
-    draft.admit(other)?;
+    admit(downstream, draft, other, request)?;
     draft.tries(other);
     acquire(downstream, cluster, other.addr, wanted, source).await
 }
 
-/// The connection that was kept for the pair.
-fn kept(
+/// An endpoint; one that this client may connect to, where there is any.
+fn pick_open<'a>(
+    downstream: &Downstream,
+    route: &'a Route,
+    client: &balance::Client,
+    avoid: Option<std::net::SocketAddr>,
+) -> Option<&'a Endpoint> {
+    let picked = balance::pick(route, client, avoid)?;
+    if !downstream.passage(picked).is_closed() || route.pinned.is_some() {
+        return Some(picked);
+    }
+    let mut others = route.cluster.usable_endpoints(route.family);
+    let open = |one: &&Endpoint| Some(one.addr) != avoid && !downstream.passage(one).is_closed();
+    Some(others.find(open).unwrap_or(picked))
+}
+
+/// Decides about the request at an endpoint, and makes its fields as the rules ask that allow it.
+fn admit(
     downstream: &Downstream,
     draft: &mut Draft,
-    upstream: Box<Upstream>,
     endpoint: &Endpoint,
-) -> Result<Box<Upstream>, Failure> {
-    if let Err(denied) = draft.admit(endpoint) {
-        downstream.splice.put_back(upstream);
-        return Err(denied);
+    request: &mut Request<RequestBody>,
+) -> Result<(), Failure> {
+    let rules = draft.admit((endpoint, &downstream.passage(endpoint)), request)?;
+    for rule in rules.iter().filter(|rule| rule.has_effect()) {
+        for field in rule.enforce(request.headers_mut()) {
+            tracing::info!(rule = %rule.name, %field, client = %downstream.client.0, "a field is not as a rule asks");
+        }
     }
-    draft.tries(endpoint);
-    Ok(upstream)
+    Ok(())
 }
 
 /// Sends on one connection and waits for the head of the answer.

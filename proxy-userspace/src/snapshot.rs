@@ -7,12 +7,13 @@ mod cluster;
 mod clusters;
 pub mod conditions;
 mod lint;
+mod network_policy;
+mod party;
 mod places;
 mod pods;
 mod policies;
 mod policy;
 mod routes;
-mod selector;
 mod service;
 mod slice;
 mod told;
@@ -22,14 +23,10 @@ pub use clusters::Clusters;
 
 use crate::{
     identity::PodIndex,
-    policy::{
-        EndpointPolicy, Register,
-        access::{Access, AccessBuilder},
-    },
+    policy::{EndpointPolicy, Register, access::Access},
     route::table::{Routes, Site},
     sharded::Sharded,
 };
-use parking_lot::Mutex;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
@@ -89,8 +86,6 @@ pub struct BuildOptions {
     pub names: Arc<Names>,
     /// Ids of policies, which stay the same from one reading to the next.
     pub policies: Arc<Register>,
-    /// What the last reading said of who may connect to whom.
-    pub access: Arc<Mutex<AccessBuilder>>,
     /// This node's name, where it is known: endpoints on it carry it.
     pub node_name: Option<String>,
     /// The port of the nodes' addresses where Ingresses are served.
@@ -104,7 +99,6 @@ impl Default for BuildOptions {
             timeouts: Timeouts::default(),
             node_addresses: Vec::new(),
             policies: Arc::default(),
-            access: Arc::default(),
             node_name: None,
             zone: None,
             names: Arc::default(),
@@ -327,7 +321,8 @@ pub struct Endpoint {
     pub local: bool,
     /// It is meant for this node's zone, or nobody cares for zones.
     pub near: bool,
-    /// What requests may reach it; `None` allows everything.
+    /// What the policies of its pod say about its port, whoever the client is; `None` where none selects it.
+    /// For people: what holds for a client is in [`Snapshot::access`].
     pub policy: Option<Arc<EndpointPolicy>>,
 }
 

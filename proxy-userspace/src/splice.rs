@@ -25,7 +25,6 @@ use crate::{
     datapath::{Slot, Terms, UpstreamLane, kernel_generation},
     downstream::{Downstream, Phase},
     metrics::Series,
-    policy::Eligibility,
     route::{Route, route},
     snapshot::Endpoint,
     upstream::Upstream,
@@ -251,13 +250,10 @@ impl Splice {
         let route = route(&snapshot, downstream.orig_dst)?;
         let mut usable = route.cluster.usable_within(route.family, balance::scope(downstream, &route));
         let endpoint = usable.find(|one| one.addr == upstream.key.endpoint)?;
-        let policy = match endpoint.policy.as_deref() {
-            None => POLICY_NONE,
-            Some(policy) if matches!(policy.eligibility, Eligibility::No(_)) => return None,
-            Some(policy) => policy.compiled.id,
-        };
+        let passage = downstream.passage(endpoint);
+        let policy = passage.for_kernel()?;
         self.alarm.limit(route.timeouts);
-        downstream.relay.observer.access_log.arms(downstream, endpoint.policy.as_ref());
+        downstream.relay.observer.access_log.arms(downstream, &passage);
         let generation = kernel_generation(snapshot.generation);
         let unknown = &downstream.relay.unknown_workload;
         let source = &downstream.workload(&snapshot);
@@ -266,6 +262,7 @@ impl Splice {
         let series = metrics.series(&route.cluster.name, source, destination);
         let id = series.id;
         *self.series.lock() = Some(series);
+        let policy = policy.map_or(POLICY_NONE, |policy| policy.compiled.id);
         Some(Terms { generation, policy, series: id })
     }
 

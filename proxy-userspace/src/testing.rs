@@ -3,7 +3,13 @@
 
 use crate::{
     datapath::Steered,
-    policy::{Allows, EndpointPolicy, Register, Rule},
+    policy::{
+        Allows, EndpointPolicy, Register, Rule,
+        access::{
+            Access, AccessBuilder, AccessPolicy, AccessRule, Action, DirectionRules, Labels, Peer, PodFacts,
+            Ports, Selector, Span, Transports,
+        },
+    },
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts, Traffic},
 };
 use clap::Parser;
@@ -30,7 +36,12 @@ pub(crate) fn policy(rules: &[[&str; 3]]) -> Arc<EndpointPolicy> {
     let register = Register::default();
     let pattern = |text: &str| (!text.is_empty()).then(|| register.pattern(text).unwrap());
     let rule = |(n, [method, path, host]): (usize, &[&str; 3])| {
-        let allows = Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host) };
+        let allows = Allows::Http {
+            method: pattern(method),
+            path: pattern(path),
+            host: pattern(host),
+            fields: Vec::new(),
+        };
         Arc::new(Rule::new(format!("demo/p#ingress0.ports0.http{n}").into(), allows, &register))
     };
     let rules = rules.iter().enumerate().map(rule).collect();
@@ -64,13 +75,16 @@ pub(crate) fn snapshot_of(frontend: SocketAddr, endpoints: &[SocketAddr]) -> Sna
 
 /// This cluster at one address.
 pub(crate) fn snapshot_with(frontend: SocketAddr, cluster: Cluster) -> Snapshot {
-    let cluster = Arc::new(Cluster { frontends: vec![frontend], ..cluster });
+    let mut cluster = Cluster { frontends: vec![frontend], ..cluster };
+    let access = access_of(&mut cluster, &Arc::default());
+    let cluster = Arc::new(cluster);
     let by_endpoint = cluster.endpoints.iter().map(|one| (one.addr, Arc::clone(&cluster))).collect();
     Snapshot {
         generation: 1,
         by_frontend: [(frontend, Arc::clone(&cluster))].into(),
         by_endpoint,
         clusters: vec![cluster].into(),
+        access,
         ..Snapshot::default()
     }
 }
@@ -88,4 +102,36 @@ pub(crate) fn config(args: &[&str]) -> crate::config::Config {
         crate::config::Command::Run(config) => *config,
         other => unreachable!("{other:?}"),
     }
+}
+
+/// What the endpoints' policies say to everybody. Each endpoint is a pod of its own.
+pub(crate) fn access_of(cluster: &mut Cluster, register: &Arc<Register>) -> Access {
+    let mut builder = AccessBuilder::default();
+    for (n, endpoint) in cluster.endpoints.iter_mut().enumerate() {
+        let name: Arc<str> = format!("default/web-{n}").into();
+        endpoint.workload = endpoint.workload.is_some().then(|| Arc::clone(&name));
+        let Some(policy) = &endpoint.policy else { continue };
+        let own = [("n".to_owned(), n.to_string())].into();
+        let labels = Labels { namespace: "default".into(), own, service_account: Arc::default() };
+        let subject = serde_json::from_str(&format!(r#"{{"matchLabels": {{"n": "{n}"}}}}"#)).unwrap();
+        let action = match policy.opens_port() {
+            Some(_) => Action::Allow,
+            None => Action::AllowHttp(policy.rules.clone()),
+        };
+        let rule = AccessRule {
+            name: format!("{}#ingress0.ports0", policy.name).into(),
+            peers: vec![Peer::Anyone],
+            ports: vec![Ports { transports: Transports::ALL, span: Span::ALL }],
+            action,
+            line: 0,
+        };
+        let rules = if policy.rules.is_empty() { Vec::new() } else { vec![Arc::new(rule)] };
+        let ingress = DirectionRules { default_deny: true, rules, ..DirectionRules::default() };
+        let subject = Selector::of_pods(&subject).unwrap();
+        let (name_of, audit) = (Arc::clone(&policy.name), false);
+        let part = AccessPolicy { name: name_of, subject, ingress: Some(ingress), egress: None, audit };
+        builder.set_policy(&name, vec![part]);
+        builder.set_pod(PodFacts { name, labels, ..PodFacts::default() });
+    }
+    builder.build(register)
 }

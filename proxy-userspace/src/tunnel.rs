@@ -56,7 +56,10 @@ pub(crate) async fn carry(
     downstream.deadline.no_stage();
     downstream.leave_map();
     let upstream = match upstream {
-        Some(upstream) => draft.admit_opaque(&upstream.endpoint).map(|()| upstream),
+        Some(upstream) => {
+            let passage = downstream.passage(&upstream.endpoint);
+            draft.admit_opaque(&upstream.endpoint, &passage).map(|()| upstream)
+        }
         None => reach(downstream, route, &mut draft).await,
     };
     let flow = Flow::default();
@@ -87,7 +90,7 @@ async fn reach(downstream: &Downstream, route: &Route, draft: &mut Draft) -> Res
     let client = balance::Client::of(downstream, route);
     loop {
         let endpoint = balance::pick(route, &client, avoid).ok_or(Reason::NoEndpoint)?;
-        draft.admit_opaque(endpoint)?;
+        draft.admit_opaque(endpoint, &downstream.passage(endpoint))?;
         let connect = connect(downstream, endpoint);
         let connected = match cluster.timeouts.connect {
             Some(timeout) => tokio::time::timeout(timeout, connect).await,

@@ -7,7 +7,7 @@ use crate::{
     downstream::Downstream,
     flow::{LaneLabel, RequestRecord},
     metrics::{Metrics, Series},
-    policy::EndpointPolicy,
+    policy::{EndpointPolicy, Passage},
     record::new_request_id,
 };
 use http::Method;
@@ -39,12 +39,17 @@ struct Connection {
     cgroup_id: u64,
     /// The newest last.
     policies: Vec<Arc<EndpointPolicy>>,
+    /// The rule that allows every byte, where one does.
+    open: Option<Arc<str>>,
     /// When it ended.
     parted: Option<Instant>,
 }
 
 impl Connection {
     fn rule(&self, id: u32) -> Option<Arc<str>> {
+        if id == 0 {
+            return self.open.clone();
+        }
         let mut rules = self.policies.iter().rev().flat_map(|policy| &policy.rules);
         rules.find(|rule| rule.id == id).map(|rule| Arc::clone(&rule.name))
     }
@@ -66,14 +71,15 @@ impl Known {
         client: FlowKey,
         orig_dst: SocketAddr,
         cgroup_id: u64,
-        policy: Option<Arc<EndpointPolicy>>,
+        (policy, open): (Option<Arc<EndpointPolicy>>, Option<Arc<str>>),
     ) {
-        let new = || Connection { orig_dst, cgroup_id, policies: Vec::new(), parted: None };
+        let new = || Connection { orig_dst, cgroup_id, policies: Vec::new(), open: None, parted: None };
         let known = self.by_client.entry(client).or_insert_with(new);
         if known.parted.is_some() {
             // The same addresses and ports again.
             *known = new();
         }
+        known.open = open;
         let Some(policy) = policy else { return };
         if known.policies.last().is_some_and(|last| Arc::ptr_eq(last, &policy)) {
             return;
@@ -107,12 +113,14 @@ impl Known {
 }
 
 impl AccessLog {
-    /// The connection's requests may be carried from now on, as this policy allows.
-    pub(crate) fn arms(&self, downstream: &Downstream, policy: Option<&Arc<EndpointPolicy>>) {
+    /// The connection's requests may be carried from now on, as far as this allows.
+    pub(crate) fn arms(&self, downstream: &Downstream, passage: &Passage) {
         let Some(queue) = &self.queue else { return };
+        let open = if let Passage::Open(open) = passage { open.rule.clone() } else { None };
+        let policy = passage.for_kernel().flatten().cloned();
         let cgroup_id = downstream.identity.as_ref().map_or(0, |steered| steered.cgroup_id);
         let mut known = queue.connections.0.lock();
-        known.arm(downstream.client_key(), downstream.orig_dst.0, cgroup_id, policy.map(Arc::clone));
+        known.arm(downstream.client_key(), downstream.orig_dst.0, cgroup_id, (policy, open));
     }
 
     /// The connection has ended.
@@ -183,7 +191,7 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         error: None,
         cluster: Some(Arc::clone(&series.route)),
         route: None,
-        policy_rule: connection.filter(|_| pair.rule != 0).and_then(|known| known.rule(pair.rule)),
+        policy_rule: connection.and_then(|known| known.rule(pair.rule)),
         lane: LaneLabel::Splice,
         bytes_received: body.into(),
         bytes_sent: pair.answer_bytes.saturating_sub(pair.answer_head).into(),

@@ -302,7 +302,7 @@ fn ask(args: &RouteExplainArgs) -> anyhow::Result<String> {
 }
 
 /// A value of a query.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     value.bytes().fold(String::new(), |text, byte| match plain(byte) {
         true => text + &String::from(char::from(byte)),

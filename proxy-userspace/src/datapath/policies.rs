@@ -10,10 +10,7 @@ use crate::{
     snapshot::Snapshot,
 };
 use proxy_common::policy::{HostKey, PathNode, TargetKey};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 /// A longest-prefix table; `bits` of a key count.
 pub(super) trait Trie<K, V> {
@@ -39,19 +36,17 @@ impl Policies {
         paths: &impl Trie<TargetKey, PathNode>,
         hosts: &impl Trie<HostKey, u64>,
     ) -> Result<(), DatapathError> {
-        let new: HashMap<_, _> = in_force(snapshot)
-            .filter(|one| !self.published.contains_key(&one.id))
-            .map(|one| (one.id, one))
-            .collect();
-        self.write_hosts(new.values().copied(), hosts)?;
+        let mut new = in_force(snapshot);
+        new.retain(|id, _| !self.published.contains_key(id));
+        self.write_hosts(new.values(), hosts)?;
         let mut outcome = Ok(());
         for policy in new.into_values() {
-            match write(policy, paths) {
+            match write(&policy, paths) {
                 Ok(()) => {
-                    self.published.insert(policy.id, Arc::clone(policy));
+                    self.published.insert(policy.id, policy);
                 }
                 Err(error) => {
-                    outcome = outcome.and(erase(policy, paths)).and(Err(error));
+                    outcome = outcome.and(erase(&policy, paths)).and(Err(error));
                 }
             }
         }
@@ -65,8 +60,9 @@ impl Policies {
         paths: &impl Trie<TargetKey, PathNode>,
         hosts: &impl Trie<HostKey, u64>,
     ) -> Result<(), DatapathError> {
-        let used: HashSet<u32> = in_force(snapshot).map(|one| one.id).collect();
-        let unused: Vec<_> = self.published.values().filter(|one| !used.contains(&one.id)).cloned().collect();
+        let used = in_force(snapshot);
+        let unused: Vec<_> =
+            self.published.values().filter(|one| !used.contains_key(&one.id)).cloned().collect();
         for policy in unused {
             erase(&policy, paths)?;
             // Only now may its host patterns' bits mean something else.
@@ -107,9 +103,10 @@ impl Policies {
     }
 }
 
-fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Compiled>> {
-    let endpoints = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
-    endpoints.filter_map(|endpoint| endpoint.policy.as_ref()).map(|policy| &policy.compiled)
+/// By id.
+fn in_force(snapshot: &Snapshot) -> HashMap<u32, Arc<Compiled>> {
+    let compiled = snapshot.access.http_policies().map(|policy| Arc::clone(&policy.compiled));
+    compiled.map(|one| (one.id, one)).collect()
 }
 
 fn write(policy: &Compiled, paths: &impl Trie<TargetKey, PathNode>) -> Result<(), DatapathError> {
@@ -133,7 +130,7 @@ mod tests {
     use super::*;
     use crate::{
         policy::{Allows, EndpointPolicy, Register, Rule},
-        testing::{endpoint, snapshot_of},
+        testing::{access_of, endpoint, snapshot_of},
     };
     use std::cell::RefCell;
 
@@ -173,24 +170,30 @@ mod tests {
     }
 
     /// Endpoints with one rule each: of a path and a host.
-    fn snapshot(register: &Register, rules: &[(&str, &str)]) -> Snapshot {
+    fn snapshot(register: &Arc<Register>, rules: &[(&str, &str)]) -> Snapshot {
         let addr = "10.1.0.1:80".parse().unwrap();
         let mut snapshot = snapshot_of("10.96.0.1:80".parse().unwrap(), &[]);
         let mut cluster = (*snapshot.clusters[0]).clone();
         for (path, host) in rules {
             let pattern = |text: &str| register.pattern(text).unwrap();
-            let allows = Allows::Http { method: None, path: Some(pattern(path)), host: Some(pattern(host)) };
+            let allows = Allows::Http {
+                method: None,
+                path: Some(pattern(path)),
+                host: Some(pattern(host)),
+                fields: Vec::new(),
+            };
             let rule = Arc::new(Rule::new(format!("demo/p{path}").into(), allows, register));
             let policy = Some(Arc::new(EndpointPolicy::new("demo/p".into(), vec![rule], register)));
             cluster.endpoints.push(crate::snapshot::Endpoint { policy, ..endpoint(addr) });
         }
+        snapshot.access = access_of(&mut cluster, register);
         snapshot.clusters = vec![Arc::new(cluster)].into();
         snapshot
     }
 
     #[test]
     fn a_changed_policy_changes_only_its_own_entries() {
-        let (register, paths, hosts) = (Register::default(), Fake::new(100), Fake::new(100));
+        let (register, paths, hosts) = (Arc::<Register>::default(), Fake::new(100), Fake::new(100));
         let mut policies = Policies::default();
         let old = snapshot(&register, &[("/a", r"a\.b"), ("/b", r".*\.b")]);
         policies.publish(&old, &paths, &hosts).unwrap();
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_does_not_fit_is_left_out_whole() {
-        let (register, paths, hosts) = (Register::default(), Fake::new(3), Fake::new(100));
+        let (register, paths, hosts) = (Arc::<Register>::default(), Fake::new(3), Fake::new(100));
         let mut policies = Policies::default();
         let both = snapshot(&register, &[("/a", "a"), ("/b", "b")]);
         policies.publish(&both, &paths, &hosts).unwrap_err();
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_host_patterns_bit_is_nobody_elses_until_its_policy_has_retired() {
-        let (register, paths, hosts) = (Register::default(), Fake::new(100), Fake::new(100));
+        let (register, paths, hosts) = (Arc::<Register>::default(), Fake::new(100), Fake::new(100));
         let mut policies = Policies::default();
         let bits = |hosts: &Fake<HostKey, u64>| hosts.entries.borrow().values().fold(0, |all, bit| all | bit);
         policies.publish(&snapshot(&register, &[("/a", "a")]), &paths, &hosts).unwrap();

@@ -27,7 +27,7 @@ pub use set::{Audit, NamedPort, PolicySet, PortRow, PortVerdict, Side};
 
 pub(crate) use selector::reserved;
 
-use super::EndpointPolicy;
+use super::{EndpointPolicy, Register};
 use crate::sharded::Sharded;
 use net::NetTable;
 
@@ -126,6 +126,8 @@ pub struct Access {
     nets: Arc<NetTable<Arc<Class>>>,
     /// Of nodes at an address that is not known: this one and others.
     nodes: [Arc<Class>; 2],
+    /// Ids of HTTP policies that are made when they are needed.
+    register: Arc<Register>,
 }
 
 impl PartialEq for Access {
@@ -195,6 +197,18 @@ impl Access {
         self.pods.get(name)
     }
 
+    /// The pod at an endpoint: the one that its slice names, unless that is elsewhere; else the one with its
+    /// address.
+    #[must_use]
+    pub fn pod_at(&self, address: IpAddr, named: Option<&str>) -> Option<Arc<PodState>> {
+        let here = |pod: &&Arc<PodState>| {
+            !pod.facts.on_host
+                && (pod.facts.addresses.is_empty() || pod.facts.addresses.contains(&address.to_canonical()))
+        };
+        let named = named.and_then(|name| self.pod(name)).filter(here);
+        named.cloned().or_else(|| self.party_at(address).pod)
+    }
+
     /// A pod by its UID.
     #[must_use]
     pub fn pod_by_uid(&self, uid: &str) -> Option<&Arc<PodState>> {
@@ -234,8 +248,18 @@ impl Access {
             let Holder { place, pod, class } = holder.clone();
             return Party { place, pod, class };
         }
-        let class = self.nets.longest(address).cloned().unwrap_or_default();
+        self.stranger_at(address)
+    }
+
+    /// Somebody with an address that is not theirs, or nobody's here.
+    #[must_use]
+    pub fn stranger_at(&self, address: IpAddr) -> Party {
+        let class = self.nets.longest(address.to_canonical()).cloned().unwrap_or_default();
         Party { place: Place::World, pod: None, class }
+    }
+
+    pub(super) fn register(&self) -> &Register {
+        &self.register
     }
 
     /// A pod that is known otherwise than by address; `address` is the one that it uses, where it is known.

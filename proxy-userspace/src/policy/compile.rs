@@ -43,6 +43,7 @@ pub(super) struct Shape {
     methods: u32,
     targets: Vec<Form>,
     hosts: Hosts,
+    asks_fields: bool,
 }
 
 /// Which hosts a rule asks for.
@@ -71,8 +72,9 @@ impl HostPattern {
 impl Shape {
     /// What the kernel half can match of a rule.
     pub(super) fn of(allows: &Allows) -> Self {
-        let Allows::Http { method, path, host } = allows else {
-            return Self { methods: method::ALL, targets: anything(), hosts: Hosts::Any };
+        let Allows::Http { method, path, host, fields } = allows else {
+            let (targets, hosts) = (anything(), Hosts::Any);
+            return Self { methods: method::ALL, targets, hosts, asks_fields: false };
         };
         let matched = |name: &str| method.as_ref().is_none_or(|pattern| pattern.matches(name.as_bytes()));
         let bits = METHODS.iter().filter(|(name, _)| matched(name)).map(|(_, bit)| bit);
@@ -80,6 +82,7 @@ impl Shape {
             methods: bits.fold(0, |all, bit| all | bit),
             targets: path.as_ref().map_or_else(anything, |path| TARGETS.read(path.hir())),
             hosts: host.as_ref().map_or(Hosts::Any, |host| hosts(host)),
+            asks_fields: !fields.is_empty(),
         }
     }
 }
@@ -228,6 +231,7 @@ fn offer(
     }
     // No bits would mean any host: then there is no candidate.
     let (hosts, mut why) = match &shape.hosts {
+        _ if shape.asks_fields => (None, Some("it asks for headers")),
         Hosts::Any => (Some(0), None),
         Hosts::Of(patterns, why) => {
             let bits: Vec<_> = patterns.iter().map(bit).collect();

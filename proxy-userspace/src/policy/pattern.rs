@@ -50,6 +50,11 @@ impl Pattern {
         self.whole.is_match(subject)
     }
 
+    /// As it was written.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Its tree, not anchored.
     pub(super) fn hir(&self) -> &Hir {
         &self.hir

@@ -4,7 +4,7 @@
 //! servers are known to read in more than one way is refused, not guessed at (invariant I10).
 
 use crate::route::host;
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 /// The parts of a request's head that rules match.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) host: Option<&'a HeaderValue>,
     /// How many there are.
     pub(crate) hosts: usize,
+    /// All fields.
+    pub(crate) fields: &'a HeaderMap,
 }
 
 /// The same, checked, as rules match it.
@@ -26,6 +28,8 @@ pub(super) struct Subject<'a> {
     pub(super) target: &'a str,
     /// In lower case, with its port if it has one; `None` only for HTTP/1.0.
     pub(super) host: Option<String>,
+    /// All fields.
+    pub(super) fields: &'a HeaderMap,
     /// Bytes of the host without its port.
     name: usize,
 }
@@ -46,7 +50,7 @@ impl<'a> Subject<'a> {
             return Err(why);
         }
         let name = host.as_deref().map_or(0, |host| without_port(host).len());
-        Ok(Self { method: asked.method.as_str(), target, host, name })
+        Ok(Self { method: asked.method.as_str(), target, host, fields: asked.fields, name })
     }
 
     /// The host without its port.
@@ -132,6 +136,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    static NO_FIELDS: std::sync::LazyLock<HeaderMap> = std::sync::LazyLock::new(HeaderMap::new);
+
     fn asked<'a>(uri: &'a Uri, host: Option<&'a HeaderValue>) -> Asked<'a> {
         Asked {
             method: &Method::GET,
@@ -139,6 +145,7 @@ mod tests {
             version: Version::HTTP_11,
             host,
             hosts: usize::from(host.is_some()),
+            fields: &NO_FIELDS,
         }
     }
 

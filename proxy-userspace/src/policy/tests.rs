@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, Uri, Version};
 
 fn http(method: &str, path: &str, host: &str) -> Allows {
     let pattern = |text: &str| (!text.is_empty()).then(|| Arc::new(Pattern::new(text).unwrap()));
-    Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host) }
+    Allows::Http { method: pattern(method), path: pattern(path), host: pattern(host), fields: Vec::new() }
 }
 
 fn policy(rules: Vec<Allows>) -> EndpointPolicy {
@@ -18,7 +18,15 @@ fn policy(rules: Vec<Allows>) -> EndpointPolicy {
 fn decided(policy: &EndpointPolicy, method: &str, target: &str, host: &str) -> String {
     let (method, uri) = (Method::from_bytes(method.as_bytes()).unwrap(), target.parse::<Uri>().unwrap());
     let host = HeaderValue::from_str(host).unwrap();
-    let asked = Asked { method: &method, uri: &uri, version: Version::HTTP_11, host: Some(&host), hosts: 1 };
+    let fields = http::HeaderMap::new();
+    let asked = Asked {
+        method: &method,
+        uri: &uri,
+        version: Version::HTTP_11,
+        host: Some(&host),
+        hosts: 1,
+        fields: &fields,
+    };
     match policy.decide(&asked) {
         Decision::Allow(rule) => rule.name.to_string(),
         Decision::Deny => "denied".to_owned(),

@@ -144,7 +144,7 @@ async fn a_silent_client_learns_nothing_from_an_endpoint_with_http_rules() {
 #[tokio::test]
 async fn each_endpoint_decides_by_its_own_policy() {
     fn first_is_closed(cluster: &mut Cluster) {
-        cluster.endpoints[0].policy = Some(testing::policy(&[]));
+        cluster.endpoints[0].policy = Some(testing::policy(&[["PUT", "/other", ""]]));
     }
     let endpoints = [Endpoint::new().await, Endpoint::new().await];
     let addrs = [endpoints[0].addr, endpoints[1].addr];

@@ -46,7 +46,6 @@ pub(super) async fn relay(
     fields::say_who_asks(request.headers_mut(), downstream.client.0.ip(), site.scheme.as_str());
     plan.change_request(request.headers_mut());
     *request.uri_mut() = target;
-    draft.forwards(request.uri(), request.headers().get(header::HOST));
     let request = super::mirror::copy(downstream, draft, (&plan, snapshot), request).await?;
     let (mut head, body, upstream) = forward(downstream, draft, &route, request, wanted).await?;
     plan.change_answer(origin.as_ref(), &mut head.headers);

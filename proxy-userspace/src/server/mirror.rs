@@ -48,7 +48,7 @@ pub(super) async fn copy(
         let Some(cluster) = snapshot.cluster(&mirror.cluster) else { continue };
         let copy = Request::from_parts(head.clone(), RequestBody::whole(body.clone()));
         // A copy goes nowhere that its client could not go itself.
-        match endpoint(downstream, draft, cluster) {
+        match endpoint(downstream, draft, cluster, &copy) {
             Some(endpoint) => send(downstream, cluster, endpoint, copy),
             None => tracing::debug!(cluster = %cluster.name, "no endpoint for a copy"),
         }
@@ -62,11 +62,17 @@ fn is_wanted(mirror: &Mirror, number: u64) -> bool {
     drawn < u128::from(mirror.numerator)
 }
 
-fn endpoint(downstream: &Downstream, draft: &mut Draft, cluster: &Arc<Cluster>) -> Option<SocketAddr> {
+fn endpoint(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    cluster: &Arc<Cluster>,
+    copy: &Request<RequestBody>,
+) -> Option<SocketAddr> {
     let family = Family::of(downstream.orig_dst.0.ip());
     let route = Route::by_rule(cluster, family, crate::route::rule::Limits::default());
     let endpoint = balance::pick(&route, &balance::Client::of(downstream, &route), None)?;
-    draft.admit(endpoint).is_ok().then_some(endpoint.addr)
+    let passage = downstream.passage(endpoint);
+    draft.admit((endpoint, &passage), copy).is_ok().then_some(endpoint.addr)
 }
 
 fn send(

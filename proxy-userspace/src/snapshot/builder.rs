@@ -10,19 +10,16 @@ use super::{
     cluster, lint,
     places::Places,
     pods,
-    policies::Policies,
+    policies::{News, Policies, Reached},
     routes,
     service::{self, Service},
     slice::{self, Slice},
     told::{About, Told},
 };
-use crate::{
-    policy::Register,
-    source::{
-        Changes, Objects, Sourced,
-        finding::{Finding, Severity},
-        store::{Key, Store},
-    },
+use crate::source::{
+    Changes, Objects, Sourced,
+    finding::{Finding, Severity},
+    store::{Key, Store},
 };
 use k8s_openapi::{
     Metadata, Resource,
@@ -56,6 +53,7 @@ pub struct Builder {
     claims: Claims,
     places: Places,
     holders: pods::Holders,
+    policies: Policies,
     told: Told,
     snapshot: Snapshot,
 }
@@ -79,6 +77,7 @@ impl Builder {
             claims: Claims::default(),
             places: Places::default(),
             holders: pods::Holders::default(),
+            policies: Policies::default(),
             told: Told::default(),
             snapshot: Snapshot::default(),
         }
@@ -119,18 +118,22 @@ impl Builder {
             let pod = objects.pods.get(key).map(|pod| &**pod);
             self.holders.change(key, pod, &mut self.snapshot.pods);
         }
-        let register = Arc::clone(&self.options.policies);
-        let mut policies = self.policies(objects, (&old, &changes), &register, &mut affected);
+        let reached = self.apply_policies(&changes, &dirty);
+        match reached {
+            Reached::All => affected.extend(self.services.keys().cloned()),
+            Reached::Addresses(addresses) => {
+                affected.extend(addresses.iter().flat_map(|ip| self.places.services(*ip)).cloned());
+            }
+        }
         let mut touched = BTreeSet::new();
         for key in &affected {
-            self.serve(key, policies.as_mut().map(|(policies, _)| policies), &mut touched);
+            self.serve(key, &mut touched);
         }
         touched.into_iter().for_each(|endpoint| self.lead(endpoint));
         self.route(objects, &changes);
-        if let Some((policies, mut findings)) = policies {
-            policies.lint(&mut findings);
+        if !changes.is_empty() {
+            let findings = self.policies.lint(&self.snapshot.access, &self.objects, &self.places);
             self.told.set(About::Whole("policies"), findings);
-            self.snapshot.rule_names = policies.rule_names();
         }
     }
 
@@ -158,25 +161,19 @@ impl Builder {
         self.snapshot.statuses = Arc::new(statuses);
     }
 
-    /// The policies, where anything may depend on them, and what is wrong with them. All Services are
-    /// affected then.
-    fn policies<'a>(
-        &self,
-        objects: &'a Objects,
-        (old, changes): (&Objects, &Changes),
-        register: &'a Register,
-        affected: &mut BTreeSet<Key>,
-    ) -> Option<(Policies<'a>, Vec<Finding>)> {
-        let some = !objects.policies.is_empty() || !old.policies.is_empty();
-        if some {
-            affected.extend(self.services.keys().cloned());
-        }
-        let changed = [&changes.pods, &changes.network_policies, &changes.clusterwide_policies];
-        (some || changed.iter().any(|keys| !keys.is_empty())).then(|| {
-            register.sweep();
-            let mut findings = Vec::new();
-            (Policies::read(objects, register, &mut findings), findings)
-        })
+    /// Tells the policies what has changed; returns whose endpoints have others now. `services` are those
+    /// that changed, or whose slices did.
+    fn apply_policies(&mut self, changes: &Changes, services: &BTreeSet<Key>) -> Reached {
+        let (mut policies, mut snapshot) = (std::mem::take(&mut self.policies), self.snapshot.clone());
+        let addresses = |key: &Key| {
+            let slices = self.slices_of(key);
+            slices.iter().flat_map(|slice| &slice.endpoints).map(|endpoint| endpoint.addr.ip()).collect()
+        };
+        let news = News { objects: &self.objects, changes, services, addresses: &addresses };
+        let (reached, findings) = policies.apply(&news, &self.options, &mut snapshot);
+        (self.policies, self.snapshot) = (policies, snapshot);
+        findings.into_iter().for_each(|(about, findings)| self.told.set(about, findings));
+        reached
     }
 
     /// A slice is new, different or gone.
@@ -241,9 +238,9 @@ impl Builder {
     }
 
     /// Makes a Service's clusters anew; `touched` are the endpoints of the old ones and the new ones.
-    fn serve(&mut self, key: &Key, policies: Option<&mut Policies<'_>>, touched: &mut BTreeSet<SocketAddr>) {
+    fn serve(&mut self, key: &Key, touched: &mut BTreeSet<SocketAddr>) {
         let mut findings = Vec::new();
-        let clusters = self.clusters(key, policies, &mut findings);
+        let clusters = self.clusters(key, &mut findings);
         self.told.set(About::Service(key.clone()), findings);
         self.told.set(About::Orphans(key.clone()), self.orphans(key));
         let served = self.services.entry(key.clone()).or_default();
@@ -270,12 +267,7 @@ impl Builder {
     }
 
     /// The clusters of a Service. One that is the same as before is the old one.
-    fn clusters(
-        &self,
-        key: &Key,
-        mut policies: Option<&mut Policies<'_>>,
-        findings: &mut Vec<Finding>,
-    ) -> Vec<Arc<Cluster>> {
+    fn clusters(&self, key: &Key, findings: &mut Vec<Finding>) -> Vec<Arc<Cluster>> {
         let Some(source) = self.objects.services.get(key) else { return Vec::new() };
         let Some(service) = service::read(source, &self.options, findings) else { return Vec::new() };
         let slices = self.slices_of(key);
@@ -284,9 +276,7 @@ impl Builder {
             let name = cluster::name(&service, port);
             let has = |what| has(&self.claims, what, &name, &service, port.line, findings);
             let mut cluster = cluster::make(&service, port, &slices, &self.options.node_addresses, has);
-            if let Some(policies) = policies.as_deref_mut() {
-                restrict(&mut cluster, policies);
-            }
+            self.policies.restrict(&mut cluster, &self.snapshot.access, &self.options.policies);
             clusters.push(cluster);
         }
         lint::service(&service, &slices, &clusters, findings);
@@ -355,16 +345,6 @@ impl Builder {
     }
 }
 
-/// Gives endpoints their policies. Where one has any, only the agent may make connections.
-fn restrict(cluster: &mut Cluster, policies: &mut Policies<'_>) {
-    for endpoint in &mut cluster.endpoints {
-        endpoint.policy = policies.of(endpoint);
-        if endpoint.policy.as_ref().is_some_and(|policy| policy.opens_port().is_none()) {
-            cluster.lane = Lane::Steer;
-        }
-    }
-}
-
 /// Whether a cluster has what it wants; what another has is an error.
 fn has(
     claims: &Claims,
@@ -392,7 +372,8 @@ where
     sorted
 }
 
-fn duplicates<T>(objects: &Store<T>, key: &Key) -> Vec<Finding>
+/// Younger objects of this name are errors.
+pub(super) fn duplicates<T>(objects: &Store<T>, key: &Key) -> Vec<Finding>
 where
     T: Resource + Metadata<Ty = ObjectMeta>,
 {

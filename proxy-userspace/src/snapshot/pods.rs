@@ -1,6 +1,6 @@
 //! The pods of one reading, as [`crate::identity`] finds them.
 
-use super::policies::addresses;
+use super::party::addresses;
 use crate::{
     identity::{PodIdentity, PodIndex},
     source::{Sourced, store::Key},

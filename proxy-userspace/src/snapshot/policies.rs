@@ -1,220 +1,293 @@
-//! Which policy holds at which endpoint: policies select pods, pods have the endpoints' addresses.
+//! Policies, pods, namespaces and Services, as [`crate::policy::access`] is told of them; and what its sets
+//! mean for Services.
+
+mod lint;
 
 use super::{
-    Endpoint,
-    builder::distinct,
-    policy::{self, PodPolicy},
+    BuildOptions, Cluster, Endpoint, Lane, Snapshot,
+    builder::duplicates,
+    network_policy, party,
+    policy::{self, CiliumPolicy},
+    told::About,
 };
 use crate::{
-    policy::{Allows, EndpointPolicy, Register},
-    sharded::Sharded,
+    policy::{
+        Allows, EndpointPolicy, Register, Rule,
+        access::{
+            Access, AccessBuilder, AccessPolicy, Action, Direction, Entity, Labels, Peer, PolicySet, Side,
+            Transport,
+        },
+    },
     source::{
-        Objects, Sourced,
-        finding::{Finding, Severity},
+        Changes, Objects, Sourced,
+        finding::Finding,
+        store::{Key, Store},
     },
 };
-use k8s_openapi::{Metadata, Resource, api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    Metadata, Resource,
+    api::core::v1::{Namespace, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
-/// Policies of one reading, and the pods that they select.
-pub(super) struct Policies<'a> {
-    register: &'a Register,
-    policies: Vec<PodPolicy<'a>>,
-    by_namespace: HashMap<&'a str, Vec<usize>>,
-    by_name: HashMap<String, Selected>,
-    by_ip: HashMap<IpAddr, String>,
-    /// By the policies that select a pod and name the port, and the port.
-    made: HashMap<(Vec<usize>, u16), Option<Arc<EndpointPolicy>>>,
-    /// Policy and port where an endpoint was found.
-    reached: BTreeSet<(usize, u16)>,
+/// What has changed.
+pub(super) struct News<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) changes: &'a Changes,
+    /// Services that changed, or whose slices did.
+    pub(super) services: &'a BTreeSet<Key>,
+    /// A Service's endpoints.
+    pub(super) addresses: &'a dyn Fn(&Key) -> BTreeSet<IpAddr>,
 }
 
-/// A pod, and the policies that select it, oldest first.
-struct Selected {
-    addresses: Vec<IpAddr>,
-    policies: Vec<usize>,
+/// Whose endpoints a change of policies has reached.
+pub(super) enum Reached {
+    /// Those of every Service.
+    All,
+    /// Those at these addresses.
+    Addresses(BTreeSet<IpAddr>),
 }
 
-impl<'a> Policies<'a> {
-    /// Reads policies and pods.
-    pub(super) fn read(objects: &'a Objects, register: &'a Register, findings: &mut Vec<Finding>) -> Self {
-        for source in &objects.network_policies {
-            findings.push(not_enforced(source));
+/// What was found about what.
+type Findings = Vec<(About, Vec<Finding>)>;
+
+/// See the module.
+#[derive(Default, Debug)]
+pub(super) struct Policies {
+    access: AccessBuilder,
+    /// Where each policy in force is, by kind and key.
+    read: BTreeMap<String, Place>,
+    /// Addresses of pods' nodes, by pod, and how many pods are at each.
+    nodes: HashMap<Key, Vec<IpAddr>>,
+    node_uses: BTreeMap<IpAddr, usize>,
+    /// Some policy names Services: they have been told to `access`.
+    knows_services: bool,
+    /// Sets of egress that have HTTP rules.
+    http_egress: Vec<Arc<PolicySet>>,
+}
+
+/// Where a policy is written, and what it says.
+#[derive(Debug)]
+struct Place {
+    label: String,
+    file: Arc<str>,
+    /// Of the selector.
+    line: u32,
+    parts: Vec<AccessPolicy>,
+}
+
+impl Policies {
+    /// Takes what has changed into `snapshot`.
+    pub(super) fn apply(
+        &mut self,
+        news: &News<'_>,
+        options: &BuildOptions,
+        snapshot: &mut Snapshot,
+    ) -> (Reached, Findings) {
+        let mut findings = Findings::new();
+        let News { objects, changes, .. } = news;
+        let policies = [&changes.network_policies, &changes.policies, &changes.clusterwide_policies];
+        if policies.iter().any(|keys| !keys.is_empty()) {
+            options.policies.sweep();
         }
-        for source in &objects.clusterwide_policies {
-            findings.push(not_enforced(source));
+        self.namespaces(objects, &changes.namespaces);
+        self.pods(objects, &changes.pods, options, &mut findings);
+        for key in &changes.network_policies {
+            self.policy(&objects.network_policies, key, "podSelector", &mut findings, |source, findings| {
+                network_policy::read(source, findings).map(|one| vec![one])
+            });
         }
-        let policies: Vec<_> = distinct(&objects.policies, findings)
-            .into_iter()
-            .filter_map(|source| policy::read(source, register, findings))
-            .collect();
-        let mut by_namespace: HashMap<_, Vec<_>> = HashMap::new();
-        for (index, policy) in policies.iter().enumerate() {
-            by_namespace.entry(policy.source.namespace.as_str()).or_default().push(index);
+        for key in &changes.policies {
+            self.cilium(&objects.policies, key, &options.policies, &mut findings);
         }
-        let mut this = Self {
-            register,
-            policies,
-            by_namespace,
-            by_name: HashMap::new(),
-            by_ip: HashMap::new(),
-            made: HashMap::new(),
-            reached: BTreeSet::new(),
-        };
-        for source in distinct(&objects.pods, findings) {
-            this.add_pod(source, findings);
+        for key in &changes.clusterwide_policies {
+            self.cilium(&objects.clusterwide_policies, key, &options.policies, &mut findings);
         }
-        this
+        self.services(news);
+        let access = self.access.build(&options.policies);
+        let reached = self.reached(&access);
+        if self.access.has_other_sets() {
+            snapshot.rule_names = rule_names(&access);
+        }
+        snapshot.access = access;
+        (reached, findings)
     }
 
-    fn add_pod(&mut self, source: &Sourced<Pod>, findings: &mut Vec<Finding>) {
-        let pod = &source.object;
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let on_host = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
-        if on_host || matches!(phase, Some("Succeeded" | "Failed")) {
-            return;
+    fn namespaces(&mut self, objects: &Objects, changed: &[Key]) {
+        for key in changed {
+            let labels = objects.namespaces.get(key).map(|source: &Arc<Sourced<Namespace>>| {
+                source.object.metadata.labels.clone().unwrap_or_default()
+            });
+            self.access.set_namespace(key.name(), labels);
         }
-        let labels = pod.metadata.labels.as_ref();
-        let near = self.by_namespace.get(source.namespace.as_str()).map_or(&[][..], Vec::as_slice);
-        let selects = |index: &&usize| {
-            let policy = self.policies.get(**index);
-            policy.is_some_and(|policy| policy.selector.selects(&source.namespace, labels))
-        };
-        let policies = near.iter().filter(selects).copied().collect();
-        let name = format!("{}/{}", source.namespace, source.name);
-        let addresses = addresses(source, findings);
-        for address in &addresses {
-            match self.by_ip.entry(*address) {
-                Entry::Vacant(slot) => {
-                    slot.insert(name.clone());
+    }
+
+    fn pods(&mut self, objects: &Objects, changed: &[Key], options: &BuildOptions, findings: &mut Findings) {
+        let mut nodes_changed = self.node_uses.is_empty();
+        for key in changed {
+            let mut found = duplicates(&objects.pods, key);
+            let source = objects.pods.get(key);
+            match source.and_then(|source| party::facts(source, &mut found)) {
+                Some(facts) => self.access.set_pod(facts),
+                None => self.access.remove_pod(key.as_str()),
+            }
+            findings.push((About::Object(Pod::KIND, key.clone()), found));
+            let new = source.map(|source| party::node_addresses(&source.object)).unwrap_or_default();
+            nodes_changed |= self.count_nodes(key, new);
+        }
+        if nodes_changed {
+            let others = self.node_uses.keys().copied().collect();
+            self.access.set_nodes(options.node_name.as_deref(), &options.node_addresses, &others);
+        }
+    }
+
+    /// Whether the addresses of nodes are others now.
+    fn count_nodes(&mut self, pod: &Key, new: Vec<IpAddr>) -> bool {
+        let mut changed = false;
+        for address in &new {
+            let uses = self.node_uses.entry(*address).or_default();
+            *uses += 1;
+            changed |= *uses == 1;
+        }
+        let old = if new.is_empty() { self.nodes.remove(pod) } else { self.nodes.insert(pod.clone(), new) };
+        for address in old.into_iter().flatten() {
+            if let Some(uses) = self.node_uses.get_mut(&address) {
+                *uses -= 1;
+                if *uses == 0 {
+                    self.node_uses.remove(&address);
+                    changed = true;
                 }
-                Entry::Occupied(holder) => {
-                    let text = format!("{address} is the address of Pod {} too", holder.get());
-                    let fix = "remove the one that is gone; its policies may be applied until then";
-                    findings.push(source.finding(Severity::Warning, source.lines.object, text, fix));
+            }
+        }
+        changed
+    }
+
+    fn cilium<T: CiliumPolicy>(
+        &mut self,
+        objects: &Store<T>,
+        key: &Key,
+        register: &Register,
+        findings: &mut Findings,
+    ) {
+        self.policy(objects, key, "endpointSelector", findings, |source, findings| {
+            policy::read(source, register, findings)
+        });
+    }
+
+    /// A policy that is new, different or gone.
+    fn policy<T: Resource + Metadata<Ty = ObjectMeta>>(
+        &mut self,
+        objects: &Store<T>,
+        key: &Key,
+        selector: &str,
+        findings: &mut Findings,
+        read: impl FnOnce(&Sourced<T>, &mut Vec<Finding>) -> Option<Vec<AccessPolicy>>,
+    ) {
+        let mut found = duplicates(objects, key);
+        let name = format!("{} {key}", T::KIND);
+        let place = objects.get(key).and_then(|source| {
+            let parts = read(source, &mut found)?;
+            let line = source.lines.field(selector);
+            Some(Place { label: source.label(), file: Arc::clone(&source.file), line, parts })
+        });
+        findings.push((About::Object(T::KIND, key.clone()), found));
+        self.access.set_policy(&name, place.as_ref().map_or_else(Vec::new, |place| place.parts.clone()));
+        match place {
+            Some(place) => drop(self.read.insert(name, place)),
+            None => drop(self.read.remove(&name)),
+        }
+    }
+
+    /// Tells of Services, where some policy names any.
+    fn services(&mut self, news: &News<'_>) {
+        let wanted = self.read.values().flat_map(|place| &place.parts).any(names_services);
+        let known = std::mem::replace(&mut self.knows_services, wanted);
+        let tell = |access: &mut AccessBuilder, key: &Key| {
+            let labels = |source: &Arc<Sourced<k8s_openapi::api::core::v1::Service>>| Labels {
+                namespace: key.namespace().into(),
+                own: source.object.metadata.labels.clone().unwrap_or_default(),
+                service_account: Arc::default(),
+            };
+            let service = news.objects.services.get(key).filter(|_| wanted);
+            let what = service.map(|source| (labels(source), (news.addresses)(key)));
+            access.set_service(key.namespace(), key.name(), what);
+        };
+        match (known, wanted) {
+            (true, true) => news.services.iter().for_each(|key| tell(&mut self.access, key)),
+            (false, true) => {
+                news.objects.services.iter().for_each(|source| tell(&mut self.access, &source.key()));
+            }
+            (true, false) => {
+                let told: Vec<_> = self.access.service_names().cloned().collect();
+                for (namespace, name) in told {
+                    self.access.set_service(&namespace, &name, None);
                 }
             }
+            (false, false) => {}
         }
-        self.by_name.insert(name, Selected { addresses, policies });
     }
 
-    /// What holds at an endpoint; `None` where no policy names its port.
-    pub(super) fn of(&mut self, endpoint: &Endpoint) -> Option<Arc<EndpointPolicy>> {
-        let port = endpoint.addr.port();
-        let (policies, all) = (&self.policies, &self.pod_of(endpoint)?.policies);
-        let names_port = |index: &&usize| policies.get(**index).is_some_and(|policy| policy.names(port));
-        let key: Vec<_> = all.iter().filter(names_port).copied().collect();
-        self.reached.extend(key.iter().map(|index| (*index, port)));
-        let made = self.made.entry((key, port));
-        made.or_insert_with_key(|(key, port)| {
-            let selecting: Vec<_> = key.iter().filter_map(|index| policies.get(*index)).collect();
-            union(&selecting, *port, self.register)
-        })
-        .clone()
-    }
-
-    /// The pod behind an endpoint: the one that its slice names, unless that is elsewhere; else the
-    /// one with its address.
-    fn pod_of(&self, endpoint: &Endpoint) -> Option<&Selected> {
-        let ip = endpoint.addr.ip();
-        let named = endpoint.workload.as_deref().and_then(|name| self.by_name.get(name));
-        named.filter(|pod| pod.addresses.is_empty() || pod.addresses.contains(&ip)).or_else(|| {
-            let name = self.by_ip.get(&ip)?;
-            self.by_name.get(name)
-        })
-    }
-
-    /// Names of all rules that hold somewhere, by id.
-    pub(super) fn rule_names(&self) -> Sharded<u32, Arc<str>> {
-        let rules = self.made.values().flatten().flat_map(|policy| &policy.rules);
-        rules.map(|rule| (rule.id, Arc::clone(&rule.name))).collect()
-    }
-
-    /// Says where policies do less than their author may think. Call after the last [`Self::of`].
-    pub(super) fn lint(&self, findings: &mut Vec<Finding>) {
-        let selecting: BTreeSet<usize> =
-            self.by_name.values().flat_map(|pod| &pod.policies).copied().collect();
-        for (index, policy) in self.policies.iter().enumerate() {
-            let source = policy.source;
-            if !selecting.contains(&index) {
-                let text = "selects no pod: nothing is restricted";
-                let fix = "the pods' manifests, with labels and status.podIP, belong in the directory too";
-                let line = source.lines.field("endpointSelector");
-                findings.push(source.finding(Severity::Warning, line, text, fix));
-                continue;
-            }
-            for port in policy.ports().filter(|port| !self.reached.contains(&(index, *port))) {
-                let text = format!("port {port} of its pods is in no Service: nothing is restricted there");
-                let fix = "only connections to Services, and to their endpoints, are steered";
-                findings.push(source.finding(Severity::Warning, source.lines.object, text, fix));
-            }
-        }
-        for (key, port) in self.made.keys() {
-            self.lint_union(key, *port, findings);
-        }
-        findings.sort();
-        findings.dedup();
-    }
-
-    /// A port that one policy opens and another has rules for.
-    fn lint_union(&self, key: &[usize], port: u16, findings: &mut Vec<Finding>) {
-        let selecting = || key.iter().filter_map(|index| self.policies.get(*index));
-        let Some(voided) =
-            selecting().find(|policy| policy.rules(port).any(|rule| rule.allows != Allows::Port))
-        else {
-            return;
+    /// Whose endpoints have other policies than before.
+    fn reached(&mut self, access: &Access) -> Reached {
+        let other_egress = self.access.has_other_sets() && {
+            let http = access.sets().filter(|set| set.direction == Direction::Egress && set.has_http());
+            let mut http: Vec<_> = http.cloned().collect();
+            http.sort_by_key(|set| set.id);
+            let differs = !http.iter().map(|set| set.id).eq(self.http_egress.iter().map(|set| set.id));
+            self.http_egress = http;
+            differs
         };
-        for policy in selecting() {
-            let Some(line) = policy.opens(port) else { continue };
-            let text = format!(
-                "allows everything on port {port}: the HTTP rules of {}/{} for the same pods mean nothing",
-                voided.source.namespace, voided.source.name
-            );
-            let fix = "give the entry rules.http too, or remove it";
-            findings.push(policy.source.finding(Severity::Warning, line, text, fix));
+        match self.access.take_reached() {
+            Some(addresses) if !other_egress => Reached::Addresses(addresses),
+            _ => Reached::All,
+        }
+    }
+
+    /// Gives endpoints their policies. Where HTTP rules may hold, only the agent may make connections.
+    pub(super) fn restrict(&self, cluster: &mut Cluster, access: &Access, register: &Register) {
+        let mut http = false;
+        for endpoint in &mut cluster.endpoints {
+            endpoint.policy = at_endpoint(access, endpoint, register);
+            http |= endpoint.policy.as_ref().is_some_and(|policy| policy.has_http());
+            http |= !self.http_egress.is_empty() && {
+                let class = access.party_at(endpoint.addr.ip()).class;
+                let side = |set: &Arc<PolicySet>| set.side(&class, Transport::Tcp, endpoint.addr.port());
+                self.http_egress.iter().any(|set| matches!(side(set), Side::Http(_)))
+            };
+        }
+        if http {
+            cluster.lane = Lane::Steer;
         }
     }
 }
 
-fn not_enforced<T: Resource + Metadata<Ty = ObjectMeta>>(source: &Sourced<T>) -> Finding {
-    let text = "is not enforced: Weir knows no policies of this kind yet";
-    source.finding(Severity::Warning, source.lines.object, text, "")
+/// What policies say about an endpoint's port, whoever the client is.
+fn at_endpoint(access: &Access, endpoint: &Endpoint, register: &Register) -> Option<Arc<EndpointPolicy>> {
+    let pod = access.pod_at(endpoint.addr.ip(), endpoint.workload.as_deref())?;
+    let set = pod.set(Direction::Ingress)?;
+    let rules = set.at_port(endpoint.addr.port()).flat_map(|rule| match &rule.action {
+        Action::Deny => Vec::new(),
+        Action::Allow => vec![Arc::new(Rule::new(Arc::clone(&rule.name), Allows::Port, register))],
+        Action::AllowHttp(rules) => rules.clone(),
+    });
+    Some(set.policy(&rules.collect::<Vec<_>>(), register))
 }
 
-/// All rules for a port.
-fn union(policies: &[&PodPolicy<'_>], port: u16, register: &Register) -> Option<Arc<EndpointPolicy>> {
-    if policies.is_empty() {
-        return None;
-    }
-    let rules = policies.iter().flat_map(|policy| policy.rules(port)).cloned().collect();
-    let names: Vec<_> =
-        policies.iter().map(|policy| format!("{}/{}", policy.source.namespace, policy.source.name)).collect();
-    Some(Arc::new(EndpointPolicy::new(names.join(",").into(), rules, register)))
+/// Names of all rules in force, by id.
+fn rule_names(access: &Access) -> crate::sharded::Sharded<u32, Arc<str>> {
+    let policies: Vec<_> = access.http_policies().collect();
+    let rules = policies.iter().flat_map(|policy| &policy.rules);
+    rules.map(|rule| (rule.id, Arc::clone(&rule.name))).collect()
 }
 
-/// `status.podIPs`, or `status.podIP`.
-pub(super) fn addresses(source: &Sourced<Pod>, findings: &mut Vec<Finding>) -> Vec<IpAddr> {
-    let Some(status) = &source.object.status else { return Vec::new() };
-    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
-    let mut addresses = Vec::new();
-    for text in all.filter(|text| !text.is_empty()) {
-        match text.parse::<IpAddr>() {
-            Ok(ip) if addresses.contains(&ip) => {}
-            Ok(ip) => addresses.push(ip),
-            Err(_) => {
-                let text = format!("{} is not an IP address", crate::source::finding::quoted(text));
-                findings.push(source.finding(
-                    Severity::Error,
-                    source.lines.object,
-                    text,
-                    "the address is left out",
-                ));
-            }
-        }
-    }
-    addresses
+fn names_services(policy: &AccessPolicy) -> bool {
+    let rules = policy.ingress.iter().chain(&policy.egress).flat_map(|rules| &rules.rules);
+    rules.flat_map(|rule| &rule.peers).any(|peer| {
+        matches!(peer, Peer::Service { .. } | Peer::Services { .. } | Peer::Entity(Entity::ApiServer))
+    })
 }

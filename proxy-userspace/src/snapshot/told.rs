@@ -18,6 +18,8 @@ pub(super) enum About {
     Orphans(Key),
     /// One slice.
     Slice(Key),
+    /// One object of a kind.
+    Object(&'static str, Key),
     /// Objects of one kind that have the same name.
     Twice(&'static str, Key),
     /// What is looked at as a whole: a name for it.

@@ -39,7 +39,7 @@ fn pair(head: &[u8]) -> Pair {
 fn known(now: Instant, parted: bool) -> Known {
     let mut known = Known::default();
     let pair = pair(b"");
-    known.arm(pair.client, addr("10.96.0.1:80"), 77, None);
+    known.arm(pair.client, addr("10.96.0.1:80"), 77, (None, None));
     if parted {
         known.part(&pair.client, now);
     }
@@ -75,10 +75,10 @@ fn a_connection_is_remembered_for_a_second_after_its_end() {
     let mut known = known(now, true);
     let client = pair(b"").client;
     let other = client.reversed();
-    known.arm(other, addr("10.96.0.2:80"), 1, None);
+    known.arm(other, addr("10.96.0.2:80"), 1, (None, None));
     known.part(&other, now + LINGER);
     assert!(known.by_client.contains_key(&client));
-    known.arm(other, addr("10.96.0.2:80"), 1, None);
+    known.arm(other, addr("10.96.0.2:80"), 1, (None, None));
     known.part(&other, now + LINGER * 2);
     assert!(!known.by_client.contains_key(&client) && known.by_client.contains_key(&other));
 }
@@ -88,9 +88,9 @@ fn a_new_connection_from_the_same_port_is_not_forgotten_with_the_old_one() {
     let now = Instant::now();
     let mut known = known(now, true);
     let client = pair(b"").client;
-    known.arm(client, addr("10.96.0.3:80"), 5, None);
+    known.arm(client, addr("10.96.0.3:80"), 5, (None, None));
     let other = client.reversed();
-    known.arm(other, addr("10.96.0.2:80"), 1, None);
+    known.arm(other, addr("10.96.0.2:80"), 1, (None, None));
     known.part(&other, now + LINGER * 2);
     assert_eq!(known.by_client[&client].orig_dst, addr("10.96.0.3:80"));
 }

@@ -12,6 +12,7 @@ use super::{
     set::{KnownPeer, NamedPort, PolicySet},
 };
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
@@ -44,6 +45,13 @@ pub struct PodFacts {
     pub created: i64,
 }
 
+impl PodFacts {
+    /// Of pods that have an address, the greatest has it: the youngest of those that stay.
+    fn precedence(&self) -> (bool, i64, Reverse<&Arc<str>>) {
+        (!self.leaving, self.created, Reverse(&self.name))
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct AccessBuilder {
@@ -70,6 +78,15 @@ pub struct AccessBuilder {
     nets: NetTable<Arc<Class>>,
     /// Endpoints of Services that are neither pods nor nodes.
     outside: HashSet<Net>,
+    /// How many sets each policy is in, by number.
+    set_uses: HashMap<u32, usize>,
+    /// Addresses that several pods have.
+    contested: BTreeSet<IpAddr>,
+    /// Some set came or went with the last build.
+    other_sets: bool,
+    /// Addresses of pods that have another set of ingress since this was taken; `None` where some have no
+    /// address.
+    reached: Option<BTreeSet<IpAddr>>,
     classes: HashMap<ClassKey, Weak<Class>>,
     /// How many of them there were when those were forgotten that nobody is.
     live_classes: usize,
@@ -136,7 +153,11 @@ impl AccessBuilder {
         let facts = Arc::new(facts);
         if !facts.on_host {
             for address in &facts.addresses {
-                self.holders.entry(*address).or_default().push(Arc::clone(&facts));
+                let holders = self.holders.entry(*address).or_default();
+                holders.push(Arc::clone(&facts));
+                if holders.len() > 1 {
+                    self.contested.insert(*address);
+                }
                 self.changed.addresses.insert(*address);
             }
         }
@@ -153,6 +174,9 @@ impl AccessBuilder {
         for address in &facts.addresses {
             if let Some(holders) = self.holders.get_mut(address) {
                 holders.retain(|one| one.name != facts.name);
+                if holders.len() < 2 {
+                    self.contested.remove(address);
+                }
                 self.changed.addresses.insert(*address);
                 if holders.is_empty() {
                     self.holders.remove(address);
@@ -230,6 +254,35 @@ impl AccessBuilder {
     /// Keys of all policies.
     pub fn policy_keys(&self) -> impl Iterator<Item = &Arc<str>> {
         self.policies.keys()
+    }
+
+    /// Whether a policy selects any pod, as of the last build.
+    #[must_use]
+    pub fn selects_any(&self, key: &str) -> bool {
+        let parts = self.policies.get(key).into_iter().flatten();
+        parts.into_iter().any(|one| self.set_uses.contains_key(&one.number))
+    }
+
+    /// Addresses that several pods have which are not going away: who has it, and who has not.
+    pub(crate) fn contested(&self) -> impl Iterator<Item = (IpAddr, &Arc<str>, Vec<&Arc<str>>)> {
+        self.contested.iter().filter_map(|address| {
+            let staying = self.holders.get(address)?.iter().filter(|one| !one.leaving);
+            let mut staying: Vec<_> = staying.collect();
+            staying.sort_by_key(|one| one.precedence());
+            let holder = staying.pop()?;
+            Some((*address, &holder.name, staying.into_iter().map(|one| &one.name).collect()))
+        })
+    }
+
+    /// Whether some set came or went with the last build.
+    pub(crate) fn has_other_sets(&self) -> bool {
+        self.other_sets
+    }
+
+    /// Addresses of pods whose set of ingress is another one since this was last called; `None` where some
+    /// of them have no address.
+    pub(crate) fn take_reached(&mut self) -> Option<BTreeSet<IpAddr>> {
+        self.reached.replace(BTreeSet::new())
     }
 
     /// Changes that [`AccessBuilder::build`] has not seen yet.

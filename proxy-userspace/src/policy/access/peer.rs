@@ -7,6 +7,7 @@ use super::{
 use crate::source::finding::quoted;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     sync::Arc,
 };
@@ -43,6 +44,22 @@ pub enum Peer {
         /// Of their labels.
         selector: Selector,
     },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anybody"),
+            Self::Pods(selector) => write!(f, "a pod with {selector}"),
+            Self::Block { net, except, .. } => {
+                write!(f, "in {net}")?;
+                except.iter().try_for_each(|one| write!(f, " without {one}"))
+            }
+            Self::Entity(entity) => write!(f, "{entity:?}"),
+            Self::Service { namespace, name } => write!(f, "an endpoint of Service {namespace}/{name}"),
+            Self::Services { selector, .. } => write!(f, "an endpoint of a Service with {selector}"),
+        }
+    }
 }
 
 /// Whose addresses a [`Peer::Block`] means.

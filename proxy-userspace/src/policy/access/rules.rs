@@ -78,6 +78,13 @@ pub struct Ports {
     pub span: Span,
 }
 
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.span)?;
+        if self.transports == Transports::ALL { Ok(()) } else { write!(f, " of {:?}", self.transports) }
+    }
+}
+
 /// See [`Ports`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Span {
@@ -85,6 +92,17 @@ pub enum Span {
     Numbers(u16, u16),
     /// What containers call a port.
     Named(Arc<str>),
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numbers(0, u16::MAX) => f.write_str("any"),
+            Self::Numbers(first, last) if first == last => write!(f, "{first}"),
+            Self::Numbers(first, last) => write!(f, "{first}-{last}"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
 }
 
 impl Span {

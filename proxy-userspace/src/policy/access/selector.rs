@@ -3,7 +3,7 @@
 use super::peer::Entity;
 use crate::source::finding::quoted;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Cilium's names for what it counts among a pod's labels.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -178,6 +178,30 @@ impl Selector {
                 })
                 .collect(),
         }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("any labels");
+        }
+        for (n, Requirement { key, test }) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { ", " })?;
+            match key {
+                Key::Label(key) => f.write_str(key)?,
+                Key::Namespace => f.write_str("namespace")?,
+                Key::NamespaceLabel(key) => write!(f, "namespace's {key}")?,
+                Key::ServiceAccount => f.write_str("service account")?,
+            }
+            match test {
+                Test::In(values) => write!(f, "={}", values.join("|"))?,
+                Test::NotIn(values) => write!(f, "!={}", values.join("|"))?,
+                Test::Exists => f.write_str(" present")?,
+                Test::DoesNotExist => f.write_str(" absent")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Direction, Transport,
     class::Class,
-    peer::Peer,
+    peer::{Entity, Peer},
     rules::{AccessPolicy, AccessRule, Action, DirectionRules, Span, Transports},
     selector::Selector,
 };
@@ -276,8 +276,53 @@ impl PolicySet {
         }
     }
 
+    /// The rule that comes nearest to allowing a connection that none allows: its name, and what of the
+    /// connection is not as it asks.
+    pub(crate) fn nearest(
+        &self,
+        peer: &Class,
+        transport: Transport,
+        port: u16,
+    ) -> Option<(&Arc<str>, Vec<String>)> {
+        let allowing = self.rows.iter().filter(|row| row.rule.action != Action::Deny);
+        let differing = allowing.map(|row| {
+            let mut differs = Vec::new();
+            let alike = self.rows.iter().filter(|other| Arc::ptr_eq(&other.rule, &row.rule));
+            if !alike.clone().any(|one| peer.is_meant_by(one.peer.id)) {
+                let peers: Vec<_> = row.rule.peers.iter().map(ToString::to_string).collect();
+                differs.push(format!("the other side is not {}", peers.join(", nor ")));
+            }
+            if !alike.clone().any(|one| one.has_port(peer, transport, port)) {
+                let ports: Vec<_> = row.rule.ports.iter().map(ToString::to_string).collect();
+                differs.push(format!("port {port} is not {}", ports.join(", nor ")));
+            }
+            (&row.rule.name, differs)
+        });
+        differing.min_by_key(|(_, differs)| differs.len())
+    }
+
+    /// HTTP rules that another rule makes mean nothing, and that one: it allows the same peers every byte of
+    /// some of the same ports.
+    pub(crate) fn voided(&self) -> Vec<(&AccessRule, &AccessRule)> {
+        let mut found: Vec<(&AccessRule, &AccessRule)> = Vec::new();
+        for voided in self.rows.iter().filter(|row| row.is_http()) {
+            for open in self.rows.iter().filter(|row| row.rule.action == Action::Allow) {
+                let pair: (&AccessRule, &AccessRule) = (&voided.rule, &open.rule);
+                if open.covers(voided) && !found.iter().any(|(one, other)| (*one, *other) == pair) {
+                    found.push(pair);
+                }
+            }
+        }
+        found
+    }
+
+    /// Rules about HTTP.
+    pub(crate) fn http_rules(&self) -> impl Iterator<Item = &Arc<AccessRule>> {
+        self.rows.iter().filter(|row| row.is_http()).map(|row| &row.rule)
+    }
+
     /// Whether any of it is about HTTP.
-    pub(super) fn has_http(&self) -> bool {
+    pub(crate) fn has_http(&self) -> bool {
         self.rows.iter().any(Row::is_http)
     }
 
@@ -308,17 +353,33 @@ impl Side {
 }
 
 impl Row {
+    /// Whether it is about every peer of another row, and some of its ports.
+    fn covers(&self, other: &Self) -> bool {
+        let same = self.peer.id == other.peer.id
+            || matches!(self.peer.peer, Peer::Anyone | Peer::Entity(Entity::All));
+        let meet = match (&self.span, &other.span) {
+            (Span::Numbers(first, last), Span::Numbers(other_first, other_last)) => {
+                first <= other_last && other_first <= last
+            }
+            (one, other) => one == other || *one == Span::ALL,
+        };
+        same && meet && self.transports.contains(Transport::Tcp)
+    }
+
     fn is_http(&self) -> bool {
         matches!(self.rule.action, Action::AllowHttp(_))
     }
 
-    fn holds(&self, peer: &Class, transport: Transport, port: u16) -> bool {
+    fn has_port(&self, peer: &Class, transport: Transport, port: u16) -> bool {
         self.transports.contains(transport)
             && match &self.span {
                 Span::Numbers(first, last) => (*first..=*last).contains(&port),
                 Span::Named(name) => peer.has_port(name, transport, port),
             }
-            && peer.is_meant_by(self.peer.id)
+    }
+
+    fn holds(&self, peer: &Class, transport: Transport, port: u16) -> bool {
+        self.has_port(peer, transport, port) && peer.is_meant_by(self.peer.id)
     }
 
     fn numbers(&self, peer: &Class, transport: Transport) -> Vec<(u16, u16)> {

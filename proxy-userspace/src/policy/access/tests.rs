@@ -200,7 +200,7 @@ impl Cluster {
     fn fresh(&self) -> Access {
         let mut builder = AccessBuilder::default();
         self.tell(&mut builder);
-        builder.build(&Register::default())
+        builder.build(&Arc::default())
     }
 
     /// By the words of the policies, one by one: may `own` have a connection with `peer`?
@@ -330,7 +330,7 @@ fn check(cluster: &Cluster, access: &Access) {
 pub(crate) fn histories() -> impl Strategy<Value = Vec<Access>> {
     proptest::collection::vec(change(), 1..40).prop_map(|changes| {
         let (mut cluster, mut builder, register) =
-            (Cluster::default(), AccessBuilder::default(), Register::default());
+            (Cluster::default(), AccessBuilder::default(), Arc::<Register>::default());
         let mut after = |change| {
             cluster.apply(change);
             cluster.tell(&mut builder);
@@ -350,7 +350,7 @@ proptest! {
 
     #[test]
     fn changes_one_by_one_lead_where_a_new_start_does(changes in proptest::collection::vec(change(), 1..40)) {
-        let (mut cluster, mut builder, register) = (Cluster::default(), AccessBuilder::default(), Register::default());
+        let (mut cluster, mut builder, register) = (Cluster::default(), AccessBuilder::default(), Arc::<Register>::default());
         for (n, change) in changes.into_iter().enumerate() {
             cluster.apply(change);
             if n % 3 != 2 {

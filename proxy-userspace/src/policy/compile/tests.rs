@@ -201,7 +201,12 @@ fn patterns_longer_than_a_key_leave_their_targets_to_the_agent() {
 fn the_same_content_has_the_same_id_for_as_long_as_it_is_held() {
     let register = Register::default();
     let make = |path: &str| {
-        let allows = Allows::Http { method: None, path: Some(register.pattern(path).unwrap()), host: None };
+        let allows = Allows::Http {
+            method: None,
+            path: Some(register.pattern(path).unwrap()),
+            host: None,
+            fields: Vec::new(),
+        };
         let rule = Arc::new(Rule::new("demo/p#0".into(), allows, &register));
         EndpointPolicy::new("demo/p".into(), vec![rule], &register)
     };
@@ -386,8 +391,14 @@ fn i1_no_request_that_the_compiled_nodes_allow_is_denied_by_the_authoritative_de
                 continue;
             };
             let field = HeaderValue::from_static(host);
-            let asked =
-                Asked { method: &method, uri: &uri, version: Version::HTTP_11, host: Some(&field), hosts: 1 };
+            let asked = Asked {
+                method: &method,
+                uri: &uri,
+                version: Version::HTTP_11,
+                host: Some(&field),
+                hosts: 1,
+                fields: &http::HeaderMap::new(),
+            };
             let decision = policy.decide(&asked);
             assert_eq!(decision, one_by_one(&policy, &asked), "{message:?} by {:?}", policy.rules);
             match (verdict, &decision) {

@@ -6,14 +6,12 @@ use super::{
     check, distinct,
 };
 use crate::{
+    policy::access::{Labels, Selector},
     route::{
         host::HostPattern,
         table::{Place, Scheme, Where},
     },
-    snapshot::{
-        conditions::{Condition, ListenerStatus, ObjectStatus, Says},
-        selector::Selector,
-    },
+    snapshot::conditions::{Condition, ListenerStatus, ObjectStatus, Says},
     source::{
         Objects, Sourced,
         finding::{Finding, Severity, quoted},
@@ -79,7 +77,7 @@ impl OneListener {
         match &self.from {
             From::Same => own == namespace,
             From::All => true,
-            From::Selected(selector) => selector.selects(namespace, Some(&world.labels(namespace))),
+            From::Selected(selector) => selector.selects(&Labels::default(), &world.labels(namespace)),
             From::None => false,
         }
     }
@@ -352,7 +350,7 @@ fn read_listener(
     }
     let from = match (allowed.namespaces.from.as_str(), &allowed.namespaces.selector) {
         ("All", _) => From::All,
-        ("Selector", Some(selector)) => Selector::new(selector).map_or(From::None, From::Selected),
+        ("Selector", Some(selector)) => Selector::of_namespaces(selector).map_or(From::None, From::Selected),
         ("Selector", None) => From::None,
         _ => From::Same,
     };

@@ -1,7 +1,10 @@
 //! Which endpoint gets which rules, and what is said about policies that cannot be enforced.
 
 use super::*;
-use crate::source::{finding::Severity, objects_and_findings};
+use crate::{
+    policy::access::{Transport, Verdict},
+    source::{finding::Severity, objects_and_findings},
+};
 
 /// Pod `default/NAME`.
 fn pod(name: &str, labels: &str, ip: &str) -> String {
@@ -43,17 +46,28 @@ fn a_policy_holds_at_the_ports_it_names_of_the_pods_it_selects() {
 }
 
 #[test]
-fn other_pods_ports_and_namespaces_stay_open() {
+fn other_pods_and_namespaces_stay_open() {
     let elsewhere = policy("get", APP, GETS).replace("{name: get}", "{name: get, namespace: other}");
-    for text in [
-        policy("get", "matchLabels: {app: api}", GETS),
-        policy("get", APP, &GETS.replace("8080", "9090")),
-        elsewhere,
-    ] {
+    for text in [policy("get", "matchLabels: {app: api}", GETS), elsewhere] {
         let (snapshot, findings) = built(&(web() + &text));
         assert_eq!(at_endpoint(&snapshot), None, "{text}");
         assert!(findings.len() == 1 && findings[0].contains("nothing is restricted"), "{findings:?}");
     }
+}
+
+#[test]
+fn other_ports_of_a_selected_pod_are_closed() {
+    let (snapshot, findings) = built(&(web() + &policy("get", APP, &GETS.replace("8080", "9090"))));
+    assert!(findings.is_empty(), "{findings:?}");
+    assert_eq!(at_endpoint(&snapshot), Some(("default/get".to_owned(), Vec::new())));
+    let allowed = |port| {
+        let access = &snapshot.access;
+        let (client, web) =
+            (access.party_at("192.0.2.1".parse().unwrap()), access.party_at("10.244.1.11".parse().unwrap()));
+        let verdict = access.decide(&client, &web, Transport::Tcp, port);
+        matches!(verdict, Verdict::Allow { .. })
+    };
+    assert_eq!((allowed(8080), allowed(9090)), (false, true));
 }
 
 #[test]
@@ -134,11 +148,10 @@ fn a_policy_that_cannot_be_enforced_names_its_field_and_line_and_is_left_out_alo
             "spec.ingress[0].toPorts[0].rules.http[0].path: \"/(a\" is not usable: unclosed group",
         ),
         (path(r"(/a)\\1"), 7, "refers back"),
-        (GETS.replace("8080", "http"), 7, "toPorts[0].ports[0].port: \"http\" is not a port number"),
+        (GETS.replace("8080", "HTTP_1"), 7, "toPorts[0].ports[0].port: \"HTTP_1\" is not a port number"),
         (GETS.replace("TCP", "UDP"), 7, "toPorts[0].ports[0].protocol: \"UDP\" carries no HTTP"),
         (GETS.replace("{port: \"8080\", protocol: TCP}", ""), 7, "toPorts[0].ports: is missing or empty"),
         (GETS.replace("[{method: GET, path: \"/a.*\"}]", "[]"), 7, "rules.http: is missing or empty"),
-        (String::new(), 7, "ingress[0].toPorts: is missing or empty"),
     ];
     for (to_ports, line, says) in cases {
         let text = web() + &policy("good", APP, GETS);
@@ -185,15 +198,4 @@ fn what_policies_write_and_others_add_is_no_unknown_field() {
     let (objects, findings) = objects_and_findings(&text);
     assert!(findings.is_empty(), "{findings:?}");
     assert_eq!(objects.policies.len(), 1);
-}
-
-#[test]
-fn kinds_of_policy_that_are_not_enforced_are_a_warning() {
-    let objects = crate::source::objects(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n}\n---\n\
-         apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: c}\n",
-    );
-    let (_, findings) = build(&objects, &options(), 1);
-    assert_eq!(findings.len(), 2);
-    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
 }

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::policy::Register;
 use std::{
-    cmp::Reverse,
     collections::HashSet,
     net::IpAddr,
     sync::{Arc, Weak},
@@ -29,7 +28,11 @@ const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 impl AccessBuilder {
     /// What holds now. Costs what depends on what has changed since the last time.
-    pub fn build(&mut self, register: &Register) -> Access {
+    pub fn build(&mut self, register: &Arc<Register>) -> Access {
+        self.other_sets = false;
+        if !Arc::ptr_eq(&self.access.register, register) {
+            self.access.register = Arc::clone(register);
+        }
         let pods = self.pods_with_other_policies();
         let sets: Vec<_> =
             pods.into_iter().map(|name| (Arc::clone(&name), self.exchange_sets(&name))).collect();
@@ -90,10 +93,26 @@ impl AccessBuilder {
     fn exchange_sets(&mut self, name: &str) -> Sets {
         let facts = self.pods.get(name).filter(|facts| !facts.on_host).cloned();
         let sets = DIRECTIONS.map(|direction| self.acquire(facts.as_deref()?, direction));
-        if let Some(old) = self.access.pods.get(name).cloned() {
+        let old = self.access.pods.get(name).cloned();
+        self.reach(&sets, facts.as_deref(), old.as_deref());
+        if let Some(old) = old {
             old.ingress.iter().chain(&old.egress).for_each(|set| self.release(set));
         }
         sets
+    }
+
+    /// Notes the addresses of a pod that has another set of ingress than before.
+    fn reach(&mut self, [ingress, _]: &Sets, facts: Option<&PodFacts>, old: Option<&PodState>) {
+        let before = old.and_then(|old| old.ingress.as_ref());
+        if before.map(|set| set.id) == ingress.as_ref().map(|set| set.id) {
+            return;
+        }
+        for facts in facts.into_iter().chain(old.map(|old| &*old.facts)) {
+            match &mut self.reached {
+                Some(reached) if !facts.addresses.is_empty() => reached.extend(&facts.addresses),
+                reached => *reached = None,
+            }
+        }
     }
 
     fn acquire(&mut self, facts: &PodFacts, direction: Direction) -> Option<Arc<PolicySet>> {
@@ -142,6 +161,10 @@ impl AccessBuilder {
         for peer in set.peers() {
             self.count_peer(&peer, true);
         }
+        for number in &key.policies {
+            *self.set_uses.entry(*number).or_default() += 1;
+        }
+        self.other_sets = true;
         self.access.sets.insert(set.id, Arc::clone(&set));
         self.set_keys.insert(set.id, key.clone());
         self.sets.insert(key, (Arc::clone(&set), 1));
@@ -156,6 +179,15 @@ impl AccessBuilder {
         if *uses > 0 {
             return;
         }
+        for number in &key.policies {
+            if let Some(uses) = self.set_uses.get_mut(number) {
+                *uses -= 1;
+                if *uses == 0 {
+                    self.set_uses.remove(number);
+                }
+            }
+        }
+        self.other_sets = true;
         self.sets.remove(key);
         self.set_keys.remove(&set.id);
         self.access.sets.remove(&set.id);
@@ -324,7 +356,7 @@ impl AccessBuilder {
     fn renew_addresses(&mut self) {
         for address in std::mem::take(&mut self.changed.addresses) {
             let holders = self.holders.get(&address).into_iter().flatten();
-            let holder = holders.max_by_key(|one| (!one.leaving, one.created, Reverse(&one.name)));
+            let holder = holders.max_by_key(|one| one.precedence());
             let pod = holder.and_then(|facts| self.access.pods.get(&facts.name)).cloned();
             let of_pod = pod.and_then(|pod| {
                 let (_, class) = pod.classes.iter().find(|(one, _)| *one == address)?;
