@@ -48,7 +48,8 @@ abi! {
     Service [12] {
         /// [`LANE_STEER`] or [`LANE_PASS`].
         lane: u32,
-        /// First half of an [`EndpointKey`].
+        /// First half of an [`EndpointKey`]; [`ID_ENDPOINT`] or [`ID_GATEWAY`] where there is nothing to
+        /// choose from.
         id: u32,
         /// Number of ready endpoints; 0 refuses the connect in the pass lane.
         endpoints: u32,
@@ -311,6 +312,11 @@ abi! {
         admitted: u32,
     }
 }
+
+/// An endpoint's own address. Connections to it from other nodes are those nodes' to steer.
+pub const ID_ENDPOINT: u32 = 0;
+/// An address where the agent itself serves.
+pub const ID_GATEWAY: u32 = u32::MAX;
 
 /// Steer the connection to the agent.
 pub const LANE_STEER: u32 = 1;

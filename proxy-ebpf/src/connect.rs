@@ -24,8 +24,8 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        Endpoint, EndpointKey, LANE_PASS, LANE_STEER, OrigDst, Service, ServiceKey, Settings, Workload,
-        counter,
+        Endpoint, EndpointKey, ID_ENDPOINT, LANE_PASS, LANE_STEER, OrigDst, Service, ServiceKey, Settings,
+        Workload, counter,
     },
     access::{Decision, Denied},
     addr::{AddrWords, unmapped},
@@ -145,7 +145,7 @@ fn decide(ctx: *mut bpf_sock_addr, addr: AddrWords, port: u16, family: u32) -> V
     };
     let attempt = Attempt { settings, who: access::who(settings), cookie, asked: &asked };
     match service {
-        Some(service) if service.id != 0 => attempt.to_service(service),
+        Some(service) if service.id != ID_ENDPOINT => attempt.to_service(service),
         Some(_) => attempt.to_address(true),
         None => attempt.to_address(false),
     }

@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    abi::{Inbound, LANE_STEER, ServiceKey, Settings, counter},
+    abi::{ID_ENDPOINT, Inbound, LANE_STEER, ServiceKey, Settings, counter},
     access::{Connection, Decision, Denied, IS_LOCAL_POD, Subject},
     addr::{AddrWords, unmapped},
     flow::FlowKey,
@@ -227,5 +227,6 @@ fn is_steered(settings: &Settings, packet: &Packet) -> bool {
     };
     // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
     let service = unsafe { SERVICES.get(key) };
-    settings.steering != 0 && service.is_some_and(|service| service.lane == LANE_STEER && service.id != 0)
+    settings.steering != 0
+        && service.is_some_and(|service| service.lane == LANE_STEER && service.id != ID_ENDPOINT)
 }

@@ -5,7 +5,7 @@ use crate::{
     pod::Pod,
     process::{Outcome, Process},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::{net::SocketAddr, time::Duration};
 
 /// A server that runs in a pod.
@@ -39,6 +39,12 @@ impl Server {
         Self::start(pod, port, ["speaks-first", "--listen", &pod.at(port).to_string(), "--banner", banner])
     }
 
+    /// A server that answers everybody on these ports of TCP and UDP, at all of the pod's addresses.
+    pub fn answer(pod: &Pod, ports: &[u16]) -> Result<Self> {
+        let list = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        Self::start(pod, ports.first().copied().unwrap_or_default(), ["answer", "--ports", &list])
+    }
+
     fn start<'a>(pod: &Pod, port: u16, arguments: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut process = start(pod, arguments)?;
         process.says("listening", Duration::from_secs(20))?;
@@ -64,4 +70,16 @@ pub fn raw(pod: &Pod, to: SocketAddr, bytes: &[u8], arguments: &[&str]) -> Resul
     let mut process = start(pod, ["raw", "--to", &to].into_iter().chain(arguments.iter().copied()))?;
     process.send(bytes)?;
     process.outcome(Duration::from_secs(120))
+}
+
+/// What `to` (`tcp:ADDRESS:PORT`, `udp:...`) meets from a pod, all at once: `open`, `refused`, `forbidden`,
+/// `silent` or `reset`, and after how many milliseconds.
+pub fn probe(pod: &Pod, to: &[String]) -> Result<Vec<(String, u64)>> {
+    let told = run(pod, ["probe", "--to", &to.join(",")])?.json()?;
+    let read = |to: &String| {
+        let told = told.get(to).with_context(|| format!("nothing told of {to}"))?;
+        let word = told.get("met").and_then(serde_json::Value::as_str).context("no word")?;
+        Ok((word.to_owned(), told.get("ms").and_then(serde_json::Value::as_u64).context("no time")?))
+    };
+    to.iter().map(read).collect()
 }

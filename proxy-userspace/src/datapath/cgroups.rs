@@ -43,12 +43,12 @@ pub(super) fn pod_parent(configured: Option<&Path>, root: &Path) -> anyhow::Resu
     })
 }
 
-/// How deep below `root` a cgroup is, and its id.
+/// How deep below `root` a cgroup is, and its id; those of `root` for a path that is not in its tree.
 pub(super) fn place(path: &Path, root: &Path) -> anyhow::Result<(u32, u64)> {
-    let below =
-        path.strip_prefix(root).with_context(|| format!("{} is not in the cgroup tree", path.display()))?;
+    let below = path.strip_prefix(root).ok();
+    let path = below.map_or(root, |_| path);
     let id = fs::metadata(path).with_context(|| path.display().to_string())?.ino();
-    Ok((u32::try_from(below.components().count())?, id))
+    Ok((u32::try_from(below.map_or(0, |below| below.components().count()))?, id))
 }
 
 /// The smallest cgroup that holds both the pods and the agent: flows between them are seen from here,

@@ -10,7 +10,7 @@ use crate::{
     snapshot::{Cluster, Family, Lane, Scope, Snapshot},
 };
 use proxy_common::{
-    abi::{Endpoint, EndpointKey, LANE_PASS, LANE_STEER, Service, ServiceKey},
+    abi::{Endpoint, EndpointKey, ID_ENDPOINT, ID_GATEWAY, LANE_PASS, LANE_STEER, Service, ServiceKey},
     addr::words_of,
 };
 use std::{
@@ -310,8 +310,12 @@ fn service_at<'a>(
         return Some(Service { lane, id: group.id, endpoints });
     }
     // Nothing to choose from.
-    let steered = by_endpoint.contains_key(&addr) || by_gateway.contains_key(&addr);
-    steered.then_some(Service { lane: LANE_STEER, id: 0, endpoints: 0 })
+    let id = match (by_gateway.contains_key(&addr), by_endpoint.contains_key(&addr)) {
+        (true, _) => ID_GATEWAY,
+        (false, true) => ID_ENDPOINT,
+        (false, false) => return None,
+    };
+    Some(Service { lane: LANE_STEER, id, endpoints: 0 })
 }
 
 fn service_key(addr: SocketAddr) -> ServiceKey {

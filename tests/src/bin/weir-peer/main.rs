@@ -6,6 +6,7 @@ mod converse;
 mod corpus;
 mod head;
 mod load;
+mod probe;
 mod raw;
 mod recorder;
 mod script;
@@ -28,6 +29,10 @@ struct Cli {
 enum Verb {
     /// Serves the scripted answers (see script.rs) over HTTP/1.1.
     HttpServer(server::HttpServer),
+    /// Answers everybody on TCP and UDP ports.
+    Answer(probe::Answer),
+    /// Connects, or sends a datagram, and prints what it met: open, refused, forbidden, silent, reset.
+    Probe(probe::Probe),
     /// Sends back every byte, closes when the client does.
     Echo(tcp::Echo),
     /// Writes a banner when a client connects, then sends back every byte.
@@ -57,6 +62,8 @@ enum Verb {
 fn main() -> Result<()> {
     match Cli::parse().verb {
         Verb::HttpServer(server) => server.serve(),
+        Verb::Answer(answer) => answer.serve(),
+        Verb::Probe(probe) => probe.run(),
         Verb::Echo(echo) => echo.serve(),
         Verb::SpeaksFirst(banner) => banner.serve(),
         Verb::Load(load) => load.run(),

@@ -1,0 +1,141 @@
+//! May this be reached? Answers to everybody, and clients that tell what they met.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::{Map, json};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+const ANSWER: &[u8; 2] = b"ok";
+
+/// Arguments of `weir-peer answer`.
+#[derive(Args, Debug)]
+pub(crate) struct Answer {
+    /// Ports, of TCP and of UDP, at every address.
+    #[arg(long, required = true, value_delimiter = ',')]
+    ports: Vec<u16>,
+}
+
+/// Arguments of `weir-peer probe`.
+#[derive(Args, Debug)]
+pub(crate) struct Probe {
+    /// What to reach: `tcp:ADDRESS:PORT` or `udp:ADDRESS:PORT`; all at once.
+    #[arg(long, required = true, value_delimiter = ',')]
+    to: Vec<String>,
+    /// How long one may take, milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    patience: u64,
+    /// Goes on until standard input closes, a line for every change of what it meets.
+    #[arg(long)]
+    follow: bool,
+}
+
+impl Answer {
+    /// Answers until killed.
+    pub(crate) fn serve(self) -> Result<()> {
+        for port in self.ports {
+            let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+            let listener = TcpListener::bind(at).with_context(|| format!("tcp port {port}"))?;
+            let socket = UdpSocket::bind(at).with_context(|| format!("udp port {port}"))?;
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    // A client that is gone already is no concern of the others.
+                    let _ = stream.write_all(ANSWER);
+                }
+            });
+            thread::spawn(move || {
+                let mut datagram = [0; 64];
+                while let Ok((_, from)) = socket.recv_from(&mut datagram) {
+                    let _ = socket.send_to(ANSWER, from);
+                }
+            });
+        }
+        println!("listening");
+        loop {
+            thread::park();
+        }
+    }
+}
+
+impl Probe {
+    /// Prints what every target met, and after how many milliseconds.
+    pub(crate) fn run(self) -> Result<()> {
+        let patience = Duration::from_millis(self.patience);
+        if self.follow {
+            return follow(&self.to, patience);
+        }
+        let probes: Vec<_> = self.to.iter().map(|to| (to, spawn(to.clone(), patience))).collect();
+        let mut met = Map::new();
+        for (to, probe) in probes {
+            let (what, took) = probe.join().map_err(|_| anyhow::anyhow!("a probe panicked"))??;
+            met.insert(to.clone(), json!({ "met": what, "ms": took.as_millis() as u64 }));
+        }
+        println!("{}", json!(met));
+        Ok(())
+    }
+}
+
+type Met = Result<(&'static str, Duration)>;
+
+fn spawn(to: String, patience: Duration) -> thread::JoinHandle<Met> {
+    thread::spawn(move || probe(&to, patience))
+}
+
+fn follow(all: &[String], patience: Duration) -> Result<()> {
+    let mut last = String::new();
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    loop {
+        for to in all {
+            let (met, _) = probe(to, patience)?;
+            let line = format!("{to} {met}");
+            if line != last {
+                println!("{line}");
+                last = line;
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn probe(to: &str, patience: Duration) -> Met {
+    let begun = Instant::now();
+    let (protocol, addr) = to.split_once(':').context("PROTOCOL:ADDRESS:PORT is wanted")?;
+    let addr: SocketAddr = addr.parse()?;
+    let met = match protocol {
+        "tcp" => tcp(addr, patience),
+        "udp" => udp(addr, patience),
+        other => anyhow::bail!("protocol {other}"),
+    };
+    let word = match met {
+        Ok(()) => "open",
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => "refused",
+            ErrorKind::PermissionDenied => "forbidden",
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent",
+            ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => "reset",
+            _ => return Err(error).context(addr),
+        },
+    };
+    Ok((word, begun.elapsed()))
+}
+
+fn tcp(addr: SocketAddr, patience: Duration) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.read_exact(&mut [0; 2])
+}
+
+fn udp(addr: SocketAddr, patience: Duration) -> io::Result<()> {
+    let any: SocketAddr = if addr.is_ipv4() { ([0; 4], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send_to(b"?", addr)?;
+    socket.recv_from(&mut [0; 64]).map(drop)
+}
