@@ -5,6 +5,7 @@ mod change;
 mod endpoints;
 mod order;
 mod policy;
+mod routes;
 mod traffic;
 
 use super::*;
