@@ -54,16 +54,47 @@ fn the_example_passes_the_agents_own_check() -> Result<()> {
     shell::run(Command::new(weir).arg("check").arg("--config").arg(deploy("examples/hello"))).map(drop)
 }
 
-#[test]
-fn the_agent_may_read_what_it_watches_and_nothing_else() -> Result<()> {
-    let objects = objects(&deploy("daemonset.yaml"))?;
-    let role = objects.iter().find(|object| object["kind"] == "ClusterRole").context("no ClusterRole")?;
-    let mut readable = Vec::new();
-    for rule in role["rules"].as_array().unwrap() {
-        assert_eq!(rule["verbs"], serde_json::json!(["get", "list", "watch"]));
-        readable.extend(rule["resources"].as_array().unwrap().iter().cloned());
+/// What a role allows: its kind, a verb, and the resource.
+fn permissions() -> Result<Vec<[String; 3]>> {
+    let mut all = Vec::new();
+    for role in objects(&deploy("daemonset.yaml"))? {
+        let kind = role["kind"].as_str().unwrap_or_default();
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let words =
+                |key: &str| rule[key].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned());
+            for resource in words("resources") {
+                all.extend(words("verbs").map(|verb| [kind.to_owned(), verb, resource.clone()]));
+            }
+        }
     }
-    assert_eq!(readable, ["services", "endpointslices"]);
+    Ok(all)
+}
+
+/// Which resources it reads is tested beside the table that it reads by.
+#[test]
+fn the_agent_may_write_reports_and_its_lease_and_nothing_else() -> Result<()> {
+    let permissions = permissions()?;
+    let mut writes: Vec<_> = permissions
+        .iter()
+        .filter(|[_, verb, _]| !["get", "list", "watch"].contains(&&**verb))
+        .map(|words| words.join(" "))
+        .collect();
+    writes.sort();
+    let expected = [
+        "ClusterRole create events",
+        "ClusterRole patch gatewayclasses/status",
+        "ClusterRole patch gateways/status",
+        "ClusterRole patch httproutes/status",
+        "ClusterRole patch ingresses/status",
+        "Role create leases",
+        "Role update leases",
+    ];
+    assert_eq!(writes, expected);
+    let is_wide = |resource: &str| resource.contains('*') || resource.starts_with("secrets");
+    assert!(
+        permissions.iter().all(|[_, verb, resource]| verb != "*" && !is_wide(resource)),
+        "{permissions:?}"
+    );
     Ok(())
 }
 
@@ -80,7 +111,8 @@ fn the_agent_knows_every_argument_and_variable_of_the_daemonset() -> Result<()> 
     assert_eq!(arguments[0], "run");
     for argument in &arguments[1..] {
         let name = argument.split('=').next().unwrap();
-        assert!(help.contains(&format!("{name} <")), "{name}");
+        let shape = if argument.contains('=') { format!("{name} <") } else { format!("{name} ") };
+        assert!(help.contains(&shape), "{name}");
     }
     Ok(())
 }

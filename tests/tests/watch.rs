@@ -18,7 +18,7 @@ use weir::{
     snapshot::{BuildOptions, Snapshot},
     source::{
         directory::Watch,
-        kubernetes::{Access, Cluster, Following},
+        kubernetes::{Access, Cluster, Following, Node},
         publisher::Publisher,
     },
     status::Board,
@@ -83,6 +83,7 @@ fn follow(server: ApiServer) -> Result<Followed> {
 
 /// The same with a directory in which objects may have been kept, and without waiting for watches.
 fn follow_from(server: ApiServer, dir: TempDir) -> Result<Followed> {
+    let name = "node1";
     let options = BuildOptions::default();
     let board = Arc::new(Board::new(Arc::default()));
     let publisher = Publisher::new(options.clone(), Arc::clone(&board));
@@ -90,7 +91,7 @@ fn follow_from(server: ApiServer, dir: TempDir) -> Result<Followed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let following = runtime.block_on(async {
         let access = Access::File(server.kubeconfig(dir.path())?);
-        let mut cluster = Cluster::open(&access, publisher, dir.path()).await?;
+        let mut cluster = Cluster::open(&access, publisher, Node { name, run_dir: dir.path() }).await?;
         let all = Arc::clone(&published);
         cluster.publisher().announce_to(move |snapshot| all.lock().unwrap().push(snapshot.clone()));
         let synced = cluster.synced(|missing| eprintln!("no list yet of {missing}"));

@@ -6,21 +6,28 @@
 mod cache;
 mod client;
 mod document;
+mod event;
 mod follow;
 mod kind;
+mod lease;
+mod report;
 mod retry;
 mod state;
+mod status;
+mod write;
 
-use super::publisher::Publisher;
+use super::{finding::Severity, publisher::Publisher};
 use crate::status::Degraded;
 use anyhow::Context as _;
 use cache::{Cache, Unwritten};
 pub use client::Access;
 use follow::{Follower, Sighting};
 use kind::KINDS;
+use report::{Reporter, Sayings};
 use state::State;
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -41,6 +48,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What cannot be written, as the status names it.
 const KEPT: &str = "copy of the Kubernetes objects on disk";
+/// Findings that become Events.
+const MAX_EVENTS: usize = 200;
 /// For the deepest object that is read, as in a directory.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -52,12 +61,21 @@ pub struct Cluster {
     state: State,
     relist: watch::Sender<u64>,
     cache: Cache,
+    sayings: watch::Sender<Sayings>,
+}
+
+/// What a [`Cluster`] needs to know about its node.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where what was read is kept.
+    pub run_dir: &'a Path,
 }
 
 impl Cluster {
-    /// Begins to follow the API server. Nothing is in force before [`Cluster::synced`]. What was read is
-    /// kept in `run_dir`.
-    pub async fn open(access: &Access, publisher: Publisher, run_dir: &Path) -> anyhow::Result<Self> {
+    /// Begins to follow the API server. Nothing is in force before [`Cluster::synced`].
+    pub async fn open(access: &Access, publisher: Publisher, node: Node<'_>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("weir-kube")
@@ -74,8 +92,11 @@ impl Cluster {
             runtime.spawn(Follower { client, kind, index, sightings, relist }.follow());
         }
         let state = State::new(publisher.freshness());
-        let cache = Cache::new(run_dir, &address);
-        Ok(Self { runtime, publisher, sightings, state, relist, cache })
+        let cache = Cache::new(node.run_dir, &address);
+        let (sayings, heard) = watch::channel(Sayings::default());
+        let reporter = Reporter::new(&client, node.name, heard, Arc::clone(publisher.board()));
+        runtime.spawn(reporter.run());
+        Ok(Self { runtime, publisher, sightings, state, relist, cache, sayings })
     }
 
     /// Waits until every kind was listed, then puts that in force. Where the API server does not answer,
@@ -199,7 +220,14 @@ impl Cluster {
     }
 
     fn publish(&mut self) {
-        self.publisher.publish(self.state.objects(), self.state.findings());
+        let findings = self.state.findings();
+        self.publisher.publish(self.state.objects(), findings.clone());
+        let found = findings.iter().chain(self.publisher.findings());
+        let mut findings: Vec<_> = found.filter(|one| one.severity < Severity::Info).cloned().collect();
+        findings.sort();
+        findings.truncate(MAX_EVENTS);
+        let statuses = Arc::clone(&self.publisher.snapshot().load().statuses);
+        self.sayings.send_replace(Sayings { objects: self.state.objects().clone(), statuses, findings });
     }
 }
 

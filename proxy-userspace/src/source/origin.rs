@@ -2,7 +2,7 @@
 
 use super::{
     directory::{Watch, Watching},
-    kubernetes::{Cluster, Following},
+    kubernetes::{Cluster, Following, Node},
     publisher::Publisher,
 };
 use crate::{
@@ -29,7 +29,10 @@ impl Source {
         match config.origin(|name| std::env::var_os(name))? {
             Origin::Directory(dir) => Ok(Self::Directory(Watch::open(&dir, publisher)?)),
             Origin::Kubernetes(access) => {
-                let mut cluster = Cluster::open(&access, publisher, &config.run_dir).await?;
+                let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+                let node =
+                    Node { name: config.node_name.as_ref().unwrap_or(&host), run_dir: &config.run_dir };
+                let mut cluster = Cluster::open(&access, publisher, node).await?;
                 cluster.synced(|missing| board.starting(format!("no list yet of {missing}"))).await?;
                 Ok(Self::Kubernetes(Box::new(cluster)))
             }

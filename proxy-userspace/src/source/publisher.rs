@@ -53,8 +53,13 @@ impl Publisher {
     }
 
     /// What the agent knows about itself.
-    pub(super) fn board(&self) -> &Board {
+    pub(super) fn board(&self) -> &Arc<Board> {
         &self.board
+    }
+
+    /// What the builder found, worst first.
+    pub(super) fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.builder.findings()
     }
 
     /// The snapshot in force; the same cell for ever.

@@ -2,14 +2,24 @@
 
 use super::retry::chain;
 use anyhow::Context as _;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::{
     Client, Config,
+    client::{Body, ClientBuilder, ConfigExt as _},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use std::{path::PathBuf, time::Duration};
+use tower::ServiceExt as _;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A watch may be silent for minutes: that the server is still there is asked after this much silence,
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// again after each of these,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and so often. What is sent has as long.
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNHEARD: Duration = Duration::from_secs(30);
 
 /// How the API server is found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,13 +34,34 @@ pub enum Access {
 
 /// A client, which connects with its first request, and the server's address.
 pub(super) async fn connect(access: Access) -> anyhow::Result<(Client, String)> {
-    let mut config = config(&access).await?;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Followers have pauses of their own, and say how they fare.
-    config.default_retry = false;
-    let address = config.cluster_url.to_string();
-    let client = Client::try_from(config).map_err(|error| anyhow::anyhow!("{}", chain(&error)));
-    Ok((client.context("the Kubernetes API's client")?, address))
+    let config = config(&access).await?;
+    let client = client(&config).map_err(|error| anyhow::anyhow!("{}", chain(&error)));
+    Ok((client.context("the Kubernetes API's client")?, config.cluster_url.to_string()))
+}
+
+/// kube's own client, but it notices when the other end is gone, and leaves it to us to ask again.
+fn client(config: &Config) -> kube::Result<Client> {
+    if let Some(proxy_url) = &config.proxy_url {
+        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy_url.clone()) });
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    tcp.set_tcp_user_timeout(Some(UNHEARD));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .build::<_, Body>(https)
+        .map_err(tower::BoxError::from);
+    let builder =
+        ClientBuilder::new(http, &*config.default_namespace).with_layer(&config.extra_headers_layer()?);
+    let base = config.base_uri_layer();
+    Ok(match config.auth_layer()? {
+        Some(authentication) => builder.with_layer(&authentication).with_layer(&base).build(),
+        None => builder.with_layer(&base).build(),
+    })
 }
 
 async fn config(access: &Access) -> anyhow::Result<Config> {

@@ -13,6 +13,8 @@ pub(super) struct Kind {
     pub(super) plural: &'static str,
     /// Whether it is a CRD, which a cluster may lack: then there is none of it.
     pub(super) is_extension: bool,
+    /// Whether its objects are in namespaces.
+    pub(super) is_namespaced: bool,
     /// What the API server leaves out.
     pub(super) field_selector: Option<&'static str>,
 }
@@ -24,7 +26,7 @@ impl Kind {
         kind: &'static str,
         plural: &'static str,
     ) -> Self {
-        Self { group, version, kind, plural, is_extension: false, field_selector: None }
+        Self { group, version, kind, plural, is_extension: false, is_namespaced: true, field_selector: None }
     }
 
     const fn extension(
@@ -33,7 +35,17 @@ impl Kind {
         kind: &'static str,
         plural: &'static str,
     ) -> Self {
-        Self { group, version, kind, plural, is_extension: true, field_selector: None }
+        Self { is_extension: true, ..Self::built_in(group, version, kind, plural) }
+    }
+
+    /// In no namespace.
+    const fn of_cluster(self) -> Self {
+        Self { is_namespaced: false, ..self }
+    }
+
+    /// A kind by its name.
+    pub(super) fn named(kind: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|known| known.kind == kind)
     }
 
     /// `discovery.k8s.io/v1`
@@ -47,8 +59,21 @@ impl Kind {
 
     /// The address of the collection, for all namespaces.
     pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.root(), self.plural)
+    }
+
+    /// The address of the collection in one namespace, which is not looked at where the kind has none.
+    pub(super) fn path_in(&self, namespace: &str) -> String {
+        if self.is_namespaced {
+            format!("{}/namespaces/{namespace}/{}", self.root(), self.plural)
+        } else {
+            self.path()
+        }
+    }
+
+    fn root(&self) -> String {
         let root = if self.group.is_empty() { "api" } else { "apis" };
-        format!("/{root}/{}/{}", self.api_version(), self.plural)
+        format!("/{root}/{}", self.api_version())
     }
 }
 
@@ -65,14 +90,72 @@ pub(super) static KINDS: [Kind; 13] = [
         field_selector: Some("status.phase!=Failed,status.phase!=Succeeded"),
         ..Kind::built_in("", "v1", "Pod", "pods")
     },
-    Kind::built_in("", "v1", "Namespace", "namespaces"),
+    Kind::built_in("", "v1", "Namespace", "namespaces").of_cluster(),
     Kind::built_in("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
     Kind::built_in("networking.k8s.io", "v1", "Ingress", "ingresses"),
-    Kind::built_in("networking.k8s.io", "v1", "IngressClass", "ingressclasses"),
-    Kind::extension("gateway.networking.k8s.io", "v1", "GatewayClass", "gatewayclasses"),
+    Kind::built_in("networking.k8s.io", "v1", "IngressClass", "ingressclasses").of_cluster(),
+    Kind::extension("gateway.networking.k8s.io", "v1", "GatewayClass", "gatewayclasses").of_cluster(),
     Kind::extension("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
     Kind::extension("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     Kind::extension("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants"),
     Kind::extension("cilium.io", "v2", "CiliumNetworkPolicy", "ciliumnetworkpolicies"),
-    Kind::extension("cilium.io", "v2", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies"),
+    Kind::extension("cilium.io", "v2", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies")
+        .of_cluster(),
 ];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    const DEPLOYED: &str = include_str!("../../../../deploy/daemonset.yaml");
+
+    /// `group resource` of what the deployed ClusterRole allows a verb for.
+    fn allowed(verb: &str) -> Vec<String> {
+        let mut allowed = Vec::new();
+        for object in serde_saphyr::from_multiple::<serde_json::Value>(DEPLOYED).unwrap() {
+            let rules = object.get("rules").filter(|_| object.get("kind").unwrap() == "ClusterRole");
+            for rule in rules.and_then(serde_json::Value::as_array).into_iter().flatten() {
+                let words =
+                    |key| -> Vec<String> { serde_json::from_value(rule.get(key).unwrap().clone()).unwrap() };
+                if words("verbs").iter().any(|allowed| allowed == verb) {
+                    let groups = words("apiGroups");
+                    allowed
+                        .extend(words("resources").iter().map(|one| format!("{} {one}", groups.join(","))));
+                }
+            }
+        }
+        allowed.sort();
+        allowed
+    }
+
+    #[test]
+    fn the_deployed_role_allows_to_read_what_is_followed_and_nothing_else() {
+        let mut followed: Vec<_> =
+            KINDS.iter().map(|kind| format!("{} {}", kind.group, kind.plural)).collect();
+        followed.sort();
+        for verb in ["get", "list", "watch"] {
+            assert_eq!(allowed(verb), followed, "{verb}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_the_store_is_followed() {
+        let store = include_str!("../../source.rs");
+        let (_, kinds) = store.split_once("\nkinds! {").unwrap();
+        let (kinds, _) = kinds.split_once("\n}").unwrap();
+        let kinds: Vec<_> = kinds.lines().filter(|line| line.ends_with(',')).collect();
+        assert_eq!(kinds.len(), KINDS.len(), "{kinds:?}");
+    }
+
+    #[test]
+    fn collections_are_where_the_api_has_them() {
+        let path = |kind, namespace: Option<&str>| {
+            let kind = Kind::named(kind).unwrap();
+            namespace.map_or_else(|| kind.path(), |namespace| kind.path_in(namespace))
+        };
+        assert_eq!(path("Service", None), "/api/v1/services");
+        assert_eq!(path("Ingress", Some("n")), "/apis/networking.k8s.io/v1/namespaces/n/ingresses");
+        assert_eq!(path("GatewayClass", Some("")), "/apis/gateway.networking.k8s.io/v1/gatewayclasses");
+    }
+}

@@ -1,0 +1,192 @@
+//! What an object's status is to say: a merge patch, or nothing where it says so already.
+
+use crate::snapshot::conditions::{Condition, ListenerStatus, ObjectStatus, ParentStatus, Says};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// How our entries among a route's parents are told from others'.
+const CONTROLLER: &str = "weir.dev/gateway";
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// The patch that makes an object's status say it; `nodes` is where Ingresses and Gateways are reached,
+/// `now` is RFC 3339. It holds for this version of the object only: what others write meanwhile is not lost.
+pub(super) fn patch(wanted: &ObjectStatus, object: &Value, nodes: &[IpAddr], now: &str) -> Option<Value> {
+    let known = object.get("status").unwrap_or(&Value::Null);
+    let conditions = |ours: &[Condition]| merged(known.get("conditions"), ours, now);
+    let status = match &wanted.says {
+        Says::Class(ours) => json!({"conditions": conditions(ours)}),
+        Says::Gateway { conditions: ours, listeners, addresses } => {
+            let addresses = if addresses.is_empty() { nodes } else { addresses };
+            let addresses = addresses.iter().map(|ip| json!({"type": "IPAddress", "value": ip.to_string()}));
+            json!({
+                "conditions": conditions(ours),
+                "addresses": addresses.collect::<Vec<_>>(),
+                "listeners": listeners.iter().map(|one| listener(one, known, now)).collect::<Vec<_>>(),
+            })
+        }
+        Says::Route(ours) => json!({"parents": parents(ours, object, known, now)}),
+        // Before it is known where, nothing is said.
+        Says::Ingress if nodes.is_empty() => return None,
+        Says::Ingress => {
+            let ingress: Vec<_> = nodes.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+            json!({"loadBalancer": {"ingress": ingress}})
+        }
+    };
+    let fields = status.as_object()?;
+    if fields.iter().all(|(key, value)| known.get(key).unwrap_or(&Value::Null) == value) {
+        return None;
+    }
+    let version = object.pointer("/metadata/resourceVersion");
+    Some(json!({"metadata": {"resourceVersion": version}, "status": status}))
+}
+
+fn listener(wanted: &ListenerStatus, status: &Value, now: &str) -> Value {
+    let all = status.get("listeners").and_then(Value::as_array);
+    let known =
+        all.into_iter().flatten().find(|one| one.get("name").is_some_and(|name| *name == *wanted.name));
+    let kinds = wanted.supported_kinds.iter().map(|kind| json!({"group": GATEWAY_GROUP, "kind": kind}));
+    json!({
+        "name": wanted.name,
+        "supportedKinds": kinds.collect::<Vec<_>>(),
+        "attachedRoutes": wanted.attached_routes,
+        "conditions": merged(known.and_then(|known| known.get("conditions")), &wanted.conditions, now),
+    })
+}
+
+/// Others' entries as they are, then ours.
+fn parents(wanted: &[ParentStatus], object: &Value, status: &Value, now: &str) -> Vec<Value> {
+    let all = status.get("parents").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_ours = |one: &&Value| one.get("controllerName").is_some_and(|name| *name == CONTROLLER);
+    let mut parents: Vec<_> = all.iter().filter(|one| !is_ours(one)).cloned().collect();
+    for one in wanted {
+        let Some(reference) = object.pointer(&format!("/spec/parentRefs/{}", one.parent)) else { continue };
+        let known = all.iter().filter(is_ours).find(|known| known.get("parentRef") == Some(reference));
+        parents.push(json!({
+            "parentRef": reference,
+            "controllerName": CONTROLLER,
+            "conditions": merged(known.and_then(|known| known.get("conditions")), &one.conditions, now),
+        }));
+    }
+    parents
+}
+
+/// Conditions of ours, with the time since when they are so; types that are not ours stay.
+fn merged(known: Option<&Value>, ours: &[Condition], now: &str) -> Vec<Value> {
+    let known = known.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(String::from);
+    let is = |one: &Value, kind: &str| text(one, "type").as_deref() == Some(kind);
+    let others = known.iter().filter(|one| !ours.iter().any(|ours| is(one, ours.kind))).cloned();
+    let ours = ours.iter().filter_map(|condition| {
+        let mut value = serde_json::to_value(condition).ok()?;
+        let before = known.iter().find(|one| is(one, condition.kind));
+        let before = before.filter(|before| before.get("status") == value.get("status"));
+        let since =
+            before.and_then(|before| text(before, "lastTransitionTime")).unwrap_or_else(|| now.to_owned());
+        value.as_object_mut()?.insert("lastTransitionTime".to_owned(), json!(since));
+        Some(value)
+    });
+    ours.chain(others).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+
+    fn accepted(status: bool) -> Condition {
+        Condition {
+            kind: "Accepted",
+            status,
+            reason: "Accepted",
+            message: String::new(),
+            observed_generation: Some(2),
+        }
+    }
+
+    fn wanted(says: Says) -> ObjectStatus {
+        ObjectStatus { kind: "HTTPRoute", namespace: "n".into(), name: "a".into(), says }
+    }
+
+    fn route(status: bool) -> ObjectStatus {
+        wanted(Says::Route(vec![ParentStatus { parent: 0, conditions: vec![accepted(status)] }]))
+    }
+
+    /// The object after a patch.
+    fn patched(object: &Value, patch: &Value) -> Value {
+        let mut object = object.clone();
+        object["status"] = patch["status"].clone();
+        object
+    }
+
+    #[test]
+    fn a_routes_parents_of_other_controllers_stay_and_ours_are_replaced() {
+        let object = json!({
+            "metadata": {"resourceVersion": "7"},
+            "spec": {"parentRefs": [{"name": "gw", "port": 80}]},
+            "status": {"parents": [
+                {"parentRef": {"name": "x"}, "controllerName": "other", "conditions": []},
+                {"parentRef": {"name": "old"}, "controllerName": CONTROLLER, "conditions": []},
+            ]},
+        });
+        let first = patch(&route(true), &object, &[], "t1").unwrap();
+        let condition = json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                               "observedGeneration": 2, "lastTransitionTime": "t1"});
+        let expected = json!({"metadata": {"resourceVersion": "7"}, "status": {"parents": [
+            {"parentRef": {"name": "x"}, "controllerName": "other", "conditions": []},
+            {"parentRef": {"name": "gw", "port": 80}, "controllerName": CONTROLLER, "conditions": [condition]},
+        ]}});
+        assert_eq!(first, expected);
+        let object = patched(&object, &first);
+        assert_eq!(patch(&route(true), &object, &[], "t2"), None, "the same is not said again");
+        let second = patch(&route(false), &object, &[], "t3").unwrap();
+        assert_eq!(second["status"]["parents"][1]["conditions"][0]["lastTransitionTime"], "t3");
+    }
+
+    #[test]
+    fn a_condition_that_changes_only_in_words_keeps_its_time_and_others_conditions_stay() {
+        let known = json!([{"type": "Accepted", "status": "True", "reason": "Old", "lastTransitionTime": "t0"},
+                           {"type": "Theirs", "status": "True"}]);
+        let merged = merged(Some(&known), &[accepted(true)], "t1");
+        assert_eq!(merged[0]["lastTransitionTime"], "t0");
+        assert_eq!(merged[0]["reason"], "Accepted");
+        assert_eq!(merged[1]["type"], "Theirs");
+    }
+
+    #[test]
+    fn an_ingress_is_at_the_nodes_once_they_are_known() {
+        let object = json!({"metadata": {"resourceVersion": "1"}, "status": {"loadBalancer": {}}});
+        assert_eq!(patch(&wanted(Says::Ingress), &object, &[], ""), None);
+        let nodes = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let patch_ = patch(&wanted(Says::Ingress), &object, &nodes, "").unwrap();
+        let expected = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}});
+        assert_eq!(patch_["status"], expected);
+        assert_eq!(patch(&wanted(Says::Ingress), &patched(&object, &patch_), &nodes, ""), None);
+    }
+
+    #[test]
+    fn a_gateway_without_an_address_of_its_own_is_at_the_nodes() {
+        let listener = ListenerStatus {
+            name: "http".into(),
+            supported_kinds: vec!["HTTPRoute"],
+            attached_routes: 3,
+            conditions: vec![accepted(true)],
+        };
+        let says = |addresses| Says::Gateway {
+            conditions: vec![accepted(true)],
+            listeners: vec![listener.clone()],
+            addresses,
+        };
+        let object = json!({"metadata": {"resourceVersion": "1"}});
+        let node = "10.0.0.1".parse().unwrap();
+        let status = patch(&wanted(says(Vec::new())), &object, &[node], "t").unwrap()["status"].clone();
+        assert_eq!(status["addresses"], json!([{"type": "IPAddress", "value": "10.0.0.1"}]));
+        assert_eq!(status["listeners"][0]["attachedRoutes"], 3);
+        assert_eq!(
+            status["listeners"][0]["supportedKinds"],
+            json!([{"group": GATEWAY_GROUP, "kind": "HTTPRoute"}])
+        );
+        let own = "192.0.2.1".parse().unwrap();
+        let status = patch(&wanted(says(vec![own])), &object, &[node], "t").unwrap()["status"].clone();
+        assert_eq!(status["addresses"], json!([{"type": "IPAddress", "value": "192.0.2.1"}]));
+    }
+}
