@@ -95,7 +95,10 @@ impl<'a> Builder<'a> {
             ("--access-log", self.access_log().display().to_string()),
         ];
         for (name, value) in own {
-            let replaced = |argument: &String| argument.split('=').next() == Some(name);
+            let replaced = |argument: &String| {
+                let given = argument.split('=').next();
+                given == Some(name) || (name == "--config" && given == Some("--kubeconfig"))
+            };
             if !self.arguments.iter().any(replaced) {
                 command.arg(format!("{name}={value}"));
             }

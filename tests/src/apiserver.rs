@@ -132,7 +132,7 @@ impl ApiServer {
 
     /// [`Self::put`] for every document of a manifest.
     pub fn put_manifest(&self, text: &str) -> Result<()> {
-        for object in serde_saphyr::from_multiple::<Value>(text)? {
+        for object in serde_saphyr::from_multiple::<Value>(text)?.into_iter().filter(|one| !one.is_null()) {
             self.put(object)?;
         }
         Ok(())
