@@ -13,7 +13,7 @@ use anyhow::Context as _;
 
 /// Where objects come from; the first of them are in force.
 pub(crate) enum Source {
-    Directory(Watch),
+    Directory(Box<Watch>),
     Kubernetes(Box<Cluster>),
 }
 
@@ -27,7 +27,7 @@ impl Source {
     /// Reads, or waits for, the first state; the board says what is waited for.
     pub(crate) async fn open(config: &Config, publisher: Publisher, board: &Board) -> anyhow::Result<Self> {
         match config.origin(|name| std::env::var_os(name))? {
-            Origin::Directory(dir) => Ok(Self::Directory(Watch::open(&dir, publisher)?)),
+            Origin::Directory(dir) => Ok(Self::Directory(Box::new(Watch::open(&dir, publisher)?))),
             Origin::Kubernetes(access) => {
                 let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
                 let node =

@@ -181,12 +181,12 @@ impl State {
         };
         let limit = wish.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let rest = items.split_off(limit.min(items.len()));
-        let mut metadata = json!({"resourceVersion": version.to_string()});
+        let mut token = String::new();
         if !rest.is_empty() {
-            let token = format!("{version}-{}", self.asked.len());
-            metadata["continue"] = json!(token);
-            self.pages.push((token, rest));
+            token = format!("{version}-{}", self.asked.len());
+            self.pages.push((token.clone(), rest));
         }
+        let metadata = json!({"resourceVersion": version.to_string(), "continue": token});
         let items: Vec<_> = items.into_iter().map(untyped).collect();
         json_answer(
             200,
