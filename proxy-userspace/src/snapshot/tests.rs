@@ -6,6 +6,7 @@ mod endpoints;
 mod order;
 mod policy;
 mod routes;
+mod schema;
 mod traffic;
 
 use super::*;

@@ -77,8 +77,7 @@ pub struct GatewayClassSpec {
     /// Weir has no parameters.
     pub parameters_ref: Option<ParametersRef>,
     /// For people.
-    #[serde(rename = "description")]
-    _description: Option<String>,
+    pub description: Option<String>,
 }
 
 /// An object of parameters.
@@ -122,10 +121,93 @@ pub struct GatewaySpec {
     pub addresses: Vec<GatewayAddress>,
     /// Of the machines that serve it.
     pub infrastructure: Option<Infrastructure>,
-    /// Of connections to backends, and of clients' certificates.
-    pub tls: Option<serde_json::Value>,
-    /// Of ListenerSets.
-    pub allowed_listeners: Option<serde_json::Value>,
+    /// Of connections to backends, and of clients' certificates: not served yet.
+    pub tls: Option<GatewayTls>,
+    /// Of ListenerSets: not served.
+    pub allowed_listeners: Option<AllowedListeners>,
+}
+
+/// `spec.tls`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct GatewayTls {
+    /// Of connections to backends.
+    pub backend: Option<BackendTls>,
+    /// Of clients.
+    pub frontend: Option<FrontendTls>,
+}
+
+/// `spec.tls.backend`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTls {
+    /// What backends get to see.
+    pub client_certificate_ref: Option<SecretRef>,
+}
+
+/// `spec.tls.frontend`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendTls {
+    /// At every port that is not named.
+    pub default: ClientTls,
+    /// At this one.
+    #[serde(default)]
+    pub per_port: Vec<PortTls>,
+}
+
+/// `spec.tls.frontend.perPort[]`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct PortTls {
+    /// The port.
+    pub port: i32,
+    /// What holds there.
+    pub tls: ClientTls,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct ClientTls {
+    /// By certificates.
+    pub validation: Option<Validation>,
+}
+
+/// `validation` of clients' certificates.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// Who may have signed them.
+    pub ca_certificate_refs: Vec<CaRef>,
+    /// `AllowValidOnly` or `AllowInsecureFallback`.
+    pub mode: Option<String>,
+}
+
+/// Certificates of an authority.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct CaRef {
+    /// API group.
+    pub group: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Namespace; the Gateway's where it is absent.
+    pub namespace: Option<String>,
+}
+
+/// `spec.allowedListeners`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct AllowedListeners {
+    /// Of which namespaces.
+    pub namespaces: Option<ListenerNamespaces>,
+}
+
+/// `spec.allowedListeners.namespaces`
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct ListenerNamespaces {
+    /// `All`, `Selector`, `Same` or `None`.
+    pub from: Option<String>,
+    /// For `Selector`.
+    pub selector: Option<LabelSelector>,
 }
 
 /// `spec.infrastructure`

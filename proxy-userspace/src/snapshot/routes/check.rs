@@ -6,7 +6,7 @@ mod text;
 use super::Fault;
 use crate::source::{
     finding::quoted,
-    gateway::{GatewayClassSpec, GatewaySpec, Listener, ReferenceGrantSpec},
+    gateway::{ClientTls, GatewayClassSpec, GatewaySpec, Listener, ReferenceGrantSpec},
 };
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressSpec};
 use std::collections::HashSet;
@@ -87,9 +87,8 @@ pub(super) fn gateway(spec: &GatewaySpec) -> Vec<Fault> {
     for (index, address) in spec.addresses.iter().enumerate() {
         let path = format!("addresses[{index}]");
         let value = address.value.as_deref().unwrap_or_default();
-        check.that((1..=253).contains(&address.kind.len()), &format!("{path}.type"), || {
-            "is no type".to_owned()
-        });
+        check.text(&address.kind, text::address_type, "a type of address", &format!("{path}.type"));
+        check.that(value.len() <= 253, &format!("{path}.value"), || "is longer than 253".to_owned());
         check.that(value.is_empty() || seen.insert((&address.kind, value)), &path, || {
             "is there twice".to_owned()
         });
@@ -97,7 +96,49 @@ pub(super) fn gateway(spec: &GatewaySpec) -> Vec<Fault> {
             check.text(value, wildcard_name, "a host", &format!("{path}.value"));
         }
     }
+    if let Some(one) = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref()) {
+        check.reference((&one.group, &one.kind, &one.name, None), "infrastructure.parametersRef");
+    }
+    unserved(&mut check, spec);
     check.0
+}
+
+/// What is not served must be well-formed all the same.
+fn unserved(check: &mut Check, spec: &GatewaySpec) {
+    let allowed = spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    if let Some(from) = allowed.and_then(|namespaces| namespaces.from.as_deref()) {
+        check.one_of(from, &["All", "Selector", "Same", "None"], "allowedListeners.namespaces.from");
+    }
+    let Some(tls) = &spec.tls else { return };
+    if let Some(one) = tls.backend.as_ref().and_then(|backend| backend.client_certificate_ref.as_ref()) {
+        let path = "tls.backend.clientCertificateRef";
+        check.reference((&one.group, &one.kind, &one.name, one.namespace.as_deref()), path);
+    }
+    let Some(frontend) = &tls.frontend else { return };
+    client_tls(check, &frontend.default, "tls.frontend.default");
+    check.at_most(&frontend.per_port, 64, "tls.frontend.perPort");
+    let mut ports = HashSet::new();
+    for (index, one) in frontend.per_port.iter().enumerate() {
+        let path = format!("tls.frontend.perPort[{index}]");
+        check.port(Some(one.port), &format!("{path}.port"));
+        check.that(ports.insert(one.port), &path, || format!("port {} is there twice", one.port));
+        client_tls(check, &one.tls, &format!("{path}.tls"));
+    }
+}
+
+fn client_tls(check: &mut Check, tls: &ClientTls, path: &str) {
+    let Some(validation) = &tls.validation else { return };
+    let path = format!("{path}.validation");
+    let mode = validation.mode.as_deref().unwrap_or("AllowValidOnly");
+    check.one_of(mode, &["AllowValidOnly", "AllowInsecureFallback"], &format!("{path}.mode"));
+    let count = validation.ca_certificate_refs.len();
+    check.that((1..=16).contains(&count), &format!("{path}.caCertificateRefs"), || {
+        format!("has {count} items, not 1 to 16")
+    });
+    for (index, one) in validation.ca_certificate_refs.iter().enumerate() {
+        let path = format!("{path}.caCertificateRefs[{index}]");
+        check.reference((&one.group, &one.kind, &one.name, one.namespace.as_deref()), &path);
+    }
 }
 
 fn listener(check: &mut Check, one: &Listener, path: &str) {
@@ -139,6 +180,11 @@ fn listener(check: &mut Check, one: &Listener, path: &str) {
 pub(super) fn gateway_class(spec: &GatewayClassSpec) -> Vec<Fault> {
     let mut check = Check::default();
     check.text(&spec.controller_name, text::controller, "a controller's name", "controllerName");
+    let long = spec.description.as_ref().is_some_and(|text| text.chars().count() > 64);
+    check.that(!long, "description", || "is longer than 64 characters".to_owned());
+    if let Some(one) = &spec.parameters_ref {
+        check.reference((&one.group, &one.kind, &one.name, one.namespace.as_deref()), "parametersRef");
+    }
     check.0
 }
 

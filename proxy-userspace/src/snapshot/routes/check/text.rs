@@ -55,6 +55,12 @@ pub(super) fn protocol(text: &str) -> bool {
     text.len() <= 255 && (word(text) || text.split_once('/').is_some_and(own))
 }
 
+/// `IPAddress`, `Hostname`, `NamedAddress`, or somebody's own: `example.com/type`. The schema's pattern is
+/// looser by a slip: it looks for these anywhere.
+pub(super) fn address_type(text: &str) -> bool {
+    matches!(text, "IPAddress" | "Hostname" | "NamedAddress") || controller(text)
+}
+
 /// `example.com/name`.
 pub(super) fn controller(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
