@@ -11,7 +11,7 @@ use weir_tests::{
     agent::{Agent, Builder},
     manifest::{ConfigDir, Pod as Manifest},
     needs_kernel,
-    peer::Server,
+    peer::{self, Server},
     pod::Pod,
     topology::Topology,
     wait,
@@ -53,6 +53,19 @@ spec:
       - path: /user
         pathType: Prefix
         backend: {service: {name: gin-service, port: {number: 80}}}
+---
+";
+
+const POLICY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-client, namespace: demo}
+spec:
+  podSelector: {matchLabels: {app: gin-server}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+    ports: [{protocol: TCP, port: 8080}]
 ---
 ";
 
@@ -157,6 +170,31 @@ fn ingress_path_user_of_api_example_com_leads_there_and_nothing_else_does() -> R
         assert_eq!(article.status(from, &at("/users"), "api.example.com")?, 404);
         assert_eq!(article.status(from, &at("/user"), "other.example.com")?, 404);
     }
+    Ok(())
+}
+
+#[test]
+fn only_app_client_may_call_app_gin_server_on_port_8080() -> Result<()> {
+    needs_kernel!();
+    let article = Article::new(POLICY)?;
+    let service = format!("http://{CLUSTER_IP}/");
+    assert_eq!(article.status(&article.client, &service, "demo")?, 200);
+    let own = article.servers[0].at(TARGET_PORT);
+    let to =
+        [format!("tcp:{CLUSTER_IP}"), format!("tcp:{own}"), format!("tcp:{}", article.servers[0].at(22))];
+    for (word, took) in peer::probe(&article.stranger, &to)? {
+        assert!(word == "refused" && took < 500, "{word} after {took} ms");
+    }
+    // Not even its client on another port, and nobody from outside.
+    assert_eq!(peer::probe(&article.client, &to[2..])?[0].0, "refused");
+    assert_eq!(peer::probe(&article.outside, &to[1..2])?[0].0, "refused");
+    // Who is not selected is not restricted, and the node probes whom it will.
+    let _open = Server::answer(&article.stranger, &[9000])?;
+    assert_eq!(
+        peer::probe(&article.servers[0], &[format!("tcp:{}", article.stranger.at(9000))])?[0].0,
+        "open"
+    );
+    assert_eq!(article.status(article.topology.node(), &format!("http://{own}/"), "demo")?, 200);
     Ok(())
 }
 

@@ -1,0 +1,277 @@
+//! Who may connect to whom, by NetworkPolicies, with real connections.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use anyhow::Result;
+use proxy_common::abi::counter;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use weir_tests::{
+    agent::{Agent, Builder},
+    conversation::Conversation,
+    manifest::{ConfigDir, Pod as Manifest, Service},
+    needs_kernel,
+    peer::{self, Server},
+    pod::Pod,
+    scene::WEB,
+    topology::{Placement, Topology},
+    wait,
+};
+
+/// Ports that every server answers on; none is an HTTP port.
+const PORTS: [u16; 3] = [80, 443, 9000];
+/// Refused at once: far less than a SYN's first retransmission.
+const AT_ONCE: u64 = 500;
+
+/// Only `app=client` may call `app=server`, on TCP port 80 and UDP port 80.
+const ONLY_CLIENTS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-clients, namespace: demo}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+    ports: [{port: 80, protocol: TCP}, {port: 80, protocol: UDP}]
+---
+";
+
+fn tcp(to: SocketAddr) -> String {
+    format!("tcp:{to}")
+}
+
+fn udp(to: SocketAddr) -> String {
+    format!("udp:{to}")
+}
+
+/// A pod's manifest, running on this node.
+fn manifest(pod: &Pod, app: &str) -> String {
+    Manifest::new(pod.name(), app).address(pod.v4()).address(pod.v6()).yaml()
+}
+
+fn start(topology: &Topology, text: &str, arguments: &[&str]) -> Result<Agent> {
+    let builder = Builder::new(topology, &[])?;
+    let config = ConfigDir::existing(topology.dir().join("access"));
+    std::fs::create_dir_all(config.path())?;
+    config.write_text(text)?;
+    builder.config(config).args(arguments.iter().map(|&one| one.to_owned())).start()
+}
+
+/// What these targets meet: words only, once the agent has seen the pods' cgroups.
+fn met(from: &Pod, to: &[String]) -> Result<Vec<String>> {
+    Ok(peer::probe(from, to)?.into_iter().map(|(word, _)| word).collect())
+}
+
+/// Client, stranger and server on one node, and a policy.
+struct Trio {
+    agent: Agent,
+    client: Pod,
+    stranger: Pod,
+    server: Pod,
+    _serving: Server,
+    topology: Topology,
+}
+
+impl Trio {
+    fn new(policy: &str, arguments: &[&str]) -> Result<Self> {
+        let topology = Topology::new()?;
+        let (client, stranger) = (topology.pod("client", 10)?, topology.pod("stranger", 12)?);
+        let server = topology.pod("server", 11)?;
+        let serving = Server::answer(&server, &PORTS)?;
+        let text = Self::text(&client, &stranger, &server, "stranger", policy);
+        let agent = start(&topology, &text, arguments)?;
+        Ok(Self { agent, client, stranger, server, _serving: serving, topology })
+    }
+
+    fn text(client: &Pod, stranger: &Pod, server: &Pod, stranger_is: &str, policy: &str) -> String {
+        manifest(client, "client") + &manifest(stranger, stranger_is) + &manifest(server, "server") + policy
+    }
+
+    /// The manifests, with the stranger's label changed.
+    fn with_stranger_as(&self, app: &str) -> String {
+        Self::text(&self.client, &self.stranger, &self.server, app, ONLY_CLIENTS)
+    }
+}
+
+#[test]
+fn a_denied_connect_is_refused_at_once_counted_and_told() -> Result<()> {
+    needs_kernel!();
+    let trio = Trio::new(ONLY_CLIENTS, &[])?;
+    let to = [tcp(trio.server.at(80)), tcp(trio.server.at_v6(80)), tcp(trio.server.at(443))];
+    assert_eq!(met(&trio.client, &to)?, ["open", "open", "refused"]);
+    for (word, took) in peer::probe(&trio.stranger, &to)? {
+        assert!(word == "refused" && took < AT_ONCE, "{word} after {took} ms");
+    }
+    assert_eq!(trio.agent.counters()?.get(counter::REFUSED_INGRESS)?, 4);
+    wait::until(Duration::from_secs(5), "the refusal is told", || {
+        Ok(trio.agent.stderr()?.contains("connection refused by policy"))
+    })?;
+    // Who is not selected stays open: the other way round, and to others.
+    let _answering = Server::answer(&trio.stranger, &PORTS)?;
+    assert_eq!(met(&trio.server, &[tcp(trio.stranger.at(443))])?, ["open"]);
+    Ok(())
+}
+
+#[test]
+fn the_node_itself_always_reaches_its_pods() -> Result<()> {
+    needs_kernel!();
+    let trio = Trio::new(ONLY_CLIENTS, &[])?;
+    let to = PORTS.map(|port| tcp(trio.server.at(port)));
+    assert_eq!(met(trio.topology.node(), &to)?, ["open"; 3]);
+    Ok(())
+}
+
+#[test]
+fn egress_is_denied_where_it_begins_and_a_pod_reaches_itself() -> Result<()> {
+    needs_kernel!();
+    let policy = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nowhere, namespace: demo}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{ipBlock: {cidr: 10.244.1.0/24, except: [10.244.1.12/32]}}]
+    ports: [{port: 80, endPort: 100}]
+---
+";
+    let trio = Trio::new(policy, &[])?;
+    let _stranger = Server::answer(&trio.stranger, &PORTS)?;
+    let _client = Server::answer(&trio.client, &PORTS)?;
+    let to = [
+        tcp(trio.server.at(80)),
+        tcp(trio.server.at(443)),
+        tcp(trio.stranger.at(80)),
+        tcp(trio.server.at_v6(80)),
+        tcp(trio.client.at(443)),
+        tcp("127.0.0.1:443".parse()?),
+    ];
+    assert_eq!(met(&trio.client, &to)?, ["open", "refused", "refused", "refused", "open", "open"]);
+    assert_eq!(met(&trio.stranger, &to[..2])?, ["open"; 2]);
+    assert_eq!(trio.agent.counters()?.get(counter::REFUSED_EGRESS)?, 3);
+    Ok(())
+}
+
+#[test]
+fn c12_a_changed_label_moves_verdicts_within_200_ms_and_disturbs_no_connection() -> Result<()> {
+    needs_kernel!();
+    let trio = Trio::new(ONLY_CLIENTS, &[])?;
+    let held = tcp(trio.server.at(80));
+    let mut watching = peer::start(&trio.stranger, ["probe", "--follow", "--to", &held])?;
+    watching.says("refused", Duration::from_secs(10))?;
+    let other = Server::http(&trio.client, 7000)?;
+    let mut open = Conversation::start(&trio.server, other.addr)?;
+    let request = "GET / HTTP/1.1\r\nHost: demo\r\n\r\n";
+    open.send(request)?;
+    assert_eq!(open.read(1)?.answers[0].status, 200);
+    // SIGHUP: the time that a directory must be quiet is not the kernel half's.
+    for (app, word) in [("client", "open"), ("stranger", "refused"), ("client", "open")] {
+        let from = watching.stdout()?.len() as u64;
+        let text = trio.with_stranger_as(app);
+        let begun = Instant::now();
+        trio.agent.config().write_text(&text)?;
+        trio.agent.hang_up()?;
+        wait::until(Duration::from_secs(10), "the verdict moves", || {
+            Ok(String::from_utf8_lossy(&watching.stdout_from(from)?).contains(word))
+        })?;
+        let took = begun.elapsed();
+        eprintln!("label to verdict: {took:?}");
+        assert!(took < Duration::from_millis(200), "{word} after {took:?}");
+    }
+    open.send(request)?;
+    assert_eq!(open.read(1)?.answers[0].status, 200);
+    Ok(())
+}
+
+#[test]
+fn c12_an_address_used_again_inherits_nothing() -> Result<()> {
+    needs_kernel!();
+    let topology = Topology::new()?;
+    let server = topology.pod("server", 11)?;
+    let _serving = Server::answer(&server, &PORTS)?;
+    let to = [tcp(server.at(80))];
+    let first = topology.pod("first", 10)?;
+    let before = manifest(&first, "client") + &manifest(&server, "server") + ONLY_CLIENTS;
+    let agent = start(&topology, &before, &[])?;
+    assert_eq!(met(&first, &to)?, ["open"]);
+    // The end that the node has would go with the namespace some time later.
+    topology.node().netns().links("link del p10\n")?;
+    drop(first);
+    let second = topology.pod("second", 10)?;
+    // Its manifest is not there yet: it is nobody, and the address is no argument.
+    agent.reload_text(&(before + &manifest(&second, "other")))?;
+    assert_eq!(met(&second, &to)?, ["refused"]);
+    agent.reload_text(&(manifest(&second, "client") + &manifest(&server, "server") + ONLY_CLIENTS))?;
+    assert_eq!(met(&second, &to)?, ["open"]);
+    Ok(())
+}
+
+#[test]
+fn who_is_not_known_follows_the_failure_policy() -> Result<()> {
+    needs_kernel!();
+    for (policy, word) in [("open", "open"), ("closed", "refused")] {
+        let trio = Trio::new(ONLY_CLIENTS, &[&format!("--failure-policy={policy}")])?;
+        let unknown = trio.topology.pod("unknown", 20)?;
+        let outside = trio.topology.pod_in("outside", 21, Placement::Outside)?;
+        let to = [tcp(trio.server.at(443))];
+        assert_eq!(met(&unknown, &to)?, [word], "{policy}");
+        // No pod of ours: none of our business.
+        assert_eq!(met(&outside, &to)?, ["open"], "{policy}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_on_another_node_is_refused_at_the_uplink_by_a_reset() -> Result<()> {
+    needs_kernel!();
+    let mut topology = Topology::new()?;
+    let (client, stranger) = (topology.remote_pod("client", 10)?, topology.remote_pod("stranger", 12)?);
+    let server = topology.pod("server", 11)?;
+    let _serving = Server::answer(&server, &PORTS)?;
+    let text = manifest(&client, "client") + &manifest(&stranger, "other") + &manifest(&server, "server");
+    let agent = start(&topology, &(text + ONLY_CLIENTS), &[])?;
+    let to = [tcp(server.at(80)), tcp(server.at_v6(80)), tcp(server.at(443)), tcp(server.at_v6(443))];
+    assert_eq!(met(&client, &to)?, ["open", "open", "refused", "refused"]);
+    for (word, took) in peer::probe(&stranger, &to)? {
+        assert!(word == "refused" && took < AT_ONCE, "{word} after {took} ms");
+    }
+    assert_eq!(agent.counters()?.get(counter::REFUSED_INGRESS)?, 6);
+    // Datagrams: what is denied is dropped, what answers ours is not.
+    let to = [udp(server.at(80)), udp(server.at_v6(443))];
+    assert_eq!(met(&client, &to)?, ["open", "silent"]);
+    assert_eq!(met(&stranger, &to)?, ["silent", "silent"]);
+    let _far = Server::answer(&stranger, &PORTS)?;
+    assert_eq!(met(&server, &[udp(stranger.at(443)), tcp(stranger.at(443))])?, ["open", "open"]);
+    Ok(())
+}
+
+#[test]
+fn a_service_is_refused_only_where_all_its_endpoints_are_denied() -> Result<()> {
+    needs_kernel!();
+    let trio = Trio::new("", &[])?;
+    let web = Service::new("web", WEB.port()).cluster_ip(WEB.ip()).app_protocol("redis");
+    let web = web.endpoints([trio.server.at(443)]).yaml().replace("app: web", "app: server");
+    let text = trio.with_stranger_as("stranger") + "---\n" + &web;
+    trio.agent.reload_text(&text)?;
+    assert_eq!(met(&trio.stranger, &[tcp(WEB)])?, ["refused"]);
+    let open = ONLY_CLIENTS.replace("port: 80,", "port: 443,");
+    trio.agent.reload_text(&text.replace(ONLY_CLIENTS, &open))?;
+    assert_eq!(met(&trio.client, &[tcp(WEB)])?, ["open"]);
+    assert_eq!(met(&trio.stranger, &[tcp(WEB)])?, ["refused"]);
+    Ok(())
+}
+
+#[test]
+fn without_the_agent_nothing_is_denied_any_more() -> Result<()> {
+    needs_kernel!();
+    let mut trio = Trio::new(ONLY_CLIENTS, &[])?;
+    let to = [tcp(trio.server.at(443))];
+    assert_eq!(met(&trio.stranger, &to)?, ["refused"]);
+    trio.agent.kill9()?;
+    trio.agent.wait(Duration::from_secs(10))?;
+    assert_eq!(met(&trio.stranger, &to)?, ["open"]);
+    Ok(())
+}
