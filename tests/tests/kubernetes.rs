@@ -13,7 +13,7 @@ use weir_tests::{
     wait,
 };
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn web_of(stage: &Stage, server: usize) -> String {
     let endpoint = stage.servers[server].at(PORT);

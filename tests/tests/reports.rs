@@ -19,7 +19,7 @@ use weir_tests::{
     wait,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// One node's agent, as far as it deals with the API.
 struct Agent {
@@ -55,9 +55,14 @@ fn events(server: &ApiServer) -> Vec<Value> {
     server.list("v1", "events")
 }
 
-/// Nothing is written for a while, whatever is looked at again.
+/// Nothing is written any more, whatever is looked at again.
 fn is_silent(server: &ApiServer, agent: &Agent) -> Result<()> {
-    let before = writes(server);
+    let mut before = writes(server);
+    wait::until(SOON, "all is said", || {
+        let said = std::mem::replace(&mut before, writes(server));
+        wait::throughout(Duration::from_secs(3), "nothing more is said", || Ok(writes(server) == before))?;
+        Ok(said == before)
+    })?;
     agent.following.reload();
     wait::throughout(Duration::from_secs(4), "nothing is said twice", || Ok(writes(server) == before))
         .with_context(|| format!("{:?}", writes(server)))

@@ -16,6 +16,7 @@ use std::{
 use tempfile::TempDir;
 use weir::{
     metrics::Format,
+    policy::access::Direction,
     snapshot::{BuildOptions, Snapshot},
     source::{
         directory::Watch,
@@ -30,7 +31,7 @@ use weir_tests::{
     shell, wait,
 };
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Every kind that is followed and that a snapshot shows.
 const KINDS: [(&str, &str); 4] = [
@@ -127,6 +128,16 @@ fn read(dir: &Path, options: &BuildOptions, objects: &[Value]) -> Result<(Snapsh
     Ok(((**current.load()).clone(), board.status().config.error))
 }
 
+/// Who is who, and which policies restrict whom; rules know the line they came from, which differs.
+fn access(snapshot: &Snapshot) -> BTreeSet<String> {
+    let pods = snapshot.access.pods().map(|pod| {
+        let sets =
+            [Direction::Ingress, Direction::Egress].map(|direction| pod.set(direction).map(|set| &set.name));
+        format!("{:?} {sets:?}", pod.facts)
+    });
+    pods.collect()
+}
+
 impl Followed {
     /// Everything that the API server has.
     fn listed(&self) -> Vec<Value> {
@@ -136,11 +147,16 @@ impl Followed {
     /// Waits until what is in force is what a directory with the API server's objects gives.
     fn equals_list(&self) -> Result<()> {
         let dir = self.dir.path().join("expected");
-        let (mut expected, _) = read(&dir, &self.options, &self.listed())?;
+        let (expected, _) = read(&dir, &self.options, &self.listed())?;
         wait::until(SOON, "the state equals the list", || {
             let current = self.current.load();
-            expected.generation = current.generation;
-            Ok(**current == expected)
+            let same_access = access(&current) == access(&expected);
+            let but_access = Snapshot {
+                generation: current.generation,
+                access: current.access.clone(),
+                ..expected.clone()
+            };
+            Ok(same_access && **current == but_access)
         })
     }
 
