@@ -49,6 +49,12 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
     let downstream = Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
+    if let Some(route) = &routed
+        && let Some(endpoint) = tunnel::closed(&downstream, route)
+    {
+        tunnel::refuse(&downstream, route, endpoint);
+        return Ok(());
+    }
     match (detect::detect(&downstream, routed.as_ref()).await, &routed) {
         (Verdict::Opaque(first, upstream), Some(route)) => {
             tunnel::carry(&downstream, route, first, upstream).await;

@@ -176,6 +176,8 @@ pub struct RequestRecord {
     pub route: Option<Arc<str>>,
     /// The rule that allowed it, or the policies that denied it; absent where there is no policy.
     pub policy_rule: Option<Arc<str>>,
+    /// The policies in audit mode that would have denied it.
+    pub policy_audit: Option<Arc<str>>,
     /// How the bytes travelled.
     pub lane: LaneLabel,
     /// Request body bytes.

@@ -64,6 +64,7 @@ pub struct Metrics {
     upstream: Gauge,
     upstream_opened: Counter,
     address_fallback: Words<1>,
+    policy_audit: Counter,
     workload_barred: Words<2>,
     access_log_dropped: Counter,
     config_last_reload_success: Gauge,
@@ -90,6 +91,7 @@ impl Default for Metrics {
             upstream: Gauge::default(),
             upstream_opened: Counter::default(),
             address_fallback: Family::default(),
+            policy_audit: Counter::default(),
             workload_barred: Family::default(),
             access_log_dropped: Counter::default(),
             config_last_reload_success: Gauge::default(),
@@ -130,6 +132,8 @@ impl Metrics {
         all.register("weir_upstream_opened", "New connections to endpoints", self.upstream_opened.clone());
         let help = "Endpoint connections that show the node's address instead of the client's";
         all.register("weir_address_fallback", help, self.address_fallback.clone());
+        let help = "Requests and opaque connections that a policy in audit mode would have denied";
+        all.register("weir_policy_audit_denials", help, self.policy_audit.clone());
         let help = "Workloads found unfit for redirects, by the system call that showed it";
         all.register("weir_workload_barred", help, self.workload_barred.clone());
         let help = "Access-log lines lost to a full queue or a failing target";
@@ -171,6 +175,9 @@ pub struct Speedup {
 impl Metrics {
     /// A request, or an opaque connection, has ended.
     pub fn request(&self, record: &RequestRecord) {
+        if record.policy_audit.is_some() {
+            self.policy_audit.inc();
+        }
         match record.lane {
             LaneLabel::Opaque => {
                 self.opaque.inc();

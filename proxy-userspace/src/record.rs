@@ -188,7 +188,10 @@ impl Draft {
     pub(crate) fn admit_opaque(&mut self, endpoint: &Endpoint, passage: &Passage) -> Result<(), Failure> {
         self.endpoint = Some((endpoint.addr, endpoint.workload.clone()));
         let (name, allowed) = match passage {
-            Passage::Open(open) => (open.rule.clone(), true),
+            Passage::Open(open) => {
+                self.audit = passage.audits_connection();
+                (open.rule.clone(), true)
+            }
             Passage::Closed { policies } => (Some(Arc::clone(policies)), false),
             Passage::Requests(policies, _) => (policies.first().map(|one| Arc::clone(&one.name)), false),
         };
@@ -230,6 +233,7 @@ impl Draft {
             cluster: self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.name)),
             route: self.route,
             policy_rule: self.policy_rule,
+            policy_audit: self.audit,
             lane: self.lane,
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,

@@ -318,7 +318,7 @@ fn pick_open<'a>(
     if !downstream.passage(picked).is_closed() || route.pinned.is_some() {
         return Some(picked);
     }
-    let mut others = route.cluster.usable_endpoints(route.family);
+    let mut others = route.cluster.usable_within(route.family, balance::scope(downstream, route));
     let open = |one: &&Endpoint| Some(one.addr) != avoid && !downstream.passage(one).is_closed();
     Some(others.find(open).unwrap_or(picked))
 }

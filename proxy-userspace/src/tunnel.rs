@@ -19,6 +19,8 @@ use std::{
 };
 use tokio::{net::TcpStream, time::Instant};
 
+/// Endpoints of a Service that are looked at to find one that a client may connect to.
+const MAX_LOOKED_AT: usize = 16;
 /// What is read at once, each way.
 const CHUNK: usize = 32 * 1024;
 
@@ -81,6 +83,29 @@ pub(crate) async fn carry(
     }
     draft.received(flow.up.load(Relaxed), None);
     draft.bytes_sent = flow.down.load(Relaxed);
+    downstream.request_ends(draft, Instant::now());
+    downstream.report_ended(None);
+}
+
+/// An endpoint that the client may not connect to, where it may connect to none: of many, the first few are
+/// looked at, as the kernel half does.
+pub(crate) fn closed<'a>(downstream: &Downstream, route: &'a Route) -> Option<&'a Endpoint> {
+    let usable = route.cluster.usable_within(route.family, balance::scope(downstream, route));
+    let mut all =
+        usable.filter(|one| route.pinned.is_none_or(|pinned| pinned == one.addr)).take(MAX_LOOKED_AT);
+    let first = all.next().filter(|one| downstream.passage(one).is_closed())?;
+    all.all(|one| downstream.passage(one).is_closed()).then_some(first)
+}
+
+/// Resets a connection that may lead to no endpoint, before its first byte: where the kernel half knows the
+/// client, its connect was refused already.
+pub(crate) fn refuse(downstream: &Downstream, route: &Route, endpoint: &Endpoint) {
+    let mut draft = Box::new(Draft::of_nothing("TCP", downstream.opened_at()));
+    draft.lane = LaneLabel::Opaque;
+    draft.cluster = Some(route.cluster.clone());
+    draft.failure = draft.admit_opaque(endpoint, &downstream.passage(endpoint)).err();
+    downstream.leave_map();
+    wire::reset_on_close(downstream.wire.stream());
     downstream.request_ends(draft, Instant::now());
     downstream.report_ended(None);
 }

@@ -192,6 +192,8 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         cluster: Some(Arc::clone(&series.route)),
         route: None,
         policy_rule: connection.and_then(|known| known.rule(pair.rule)),
+        // Such connections are not lent to the kernel half.
+        policy_audit: None,
         lane: LaneLabel::Splice,
         bytes_received: body.into(),
         bytes_sent: pair.answer_bytes.saturating_sub(pair.answer_head).into(),

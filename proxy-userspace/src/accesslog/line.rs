@@ -39,6 +39,7 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.optional("user_agent", record.user_agent.as_deref())?;
     line.optional("route_name", record.route.as_deref().or(record.cluster.as_deref()))?;
     line.optional("policy_rule", record.policy_rule.as_deref())?;
+    line.optional("policy_audit", record.policy_audit.as_deref())?;
     line.optional("traceparent", record.traceparent.as_deref())?;
     line.optional("error", record.error.as_deref())?;
     line.plain("lane", record.lane.label())?;

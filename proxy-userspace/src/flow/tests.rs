@@ -16,6 +16,7 @@ pub(crate) fn record() -> RequestRecord {
         cluster: Some("default/web:8080".into()),
         route: None,
         policy_rule: None,
+        policy_audit: None,
         lane: LaneLabel::Relay,
         bytes_received: 0,
         bytes_sent: 12,

@@ -112,6 +112,7 @@ fn an_idle_agent_shows_only_what_means_something() {
             "weir_downstream_connections",
             "weir_downstream_opened_total",
             "weir_opaque_connections_total",
+            "weir_policy_audit_denials_total",
             "weir_upstream_connections",
             "weir_upstream_opened_total",
         ]
