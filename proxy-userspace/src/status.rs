@@ -5,7 +5,7 @@ pub use board::Board;
 
 use crate::{
     policy::Eligibility,
-    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol},
+    snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot},
 };
 use proxy_common::tally::{Tally, TallyKey};
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,42 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Every Service port.
     pub clusters: Vec<ClusterStatus>,
+    /// Addresses where requests go by host and path.
+    #[serde(default)]
+    pub gateways: Vec<GatewayStatus>,
     /// What works less well than it should.
     pub degraded: Vec<Degraded>,
+}
+
+/// An address of the node, or of a Gateway, where requests go by host and path.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct GatewayStatus {
+    /// The address.
+    pub address: SocketAddr,
+    /// Gateways, and `Ingress` for all Ingresses together.
+    pub of: Vec<String>,
+    /// Matches of all rules there.
+    pub matches: usize,
+    /// Whether the kernel half may carry requests there, and why not.
+    pub kernel_eligible: String,
+}
+
+impl GatewayStatus {
+    /// Everything that a snapshot has, by address.
+    pub(crate) fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let mut all: Vec<_> = snapshot
+            .by_gateway
+            .iter()
+            .map(|(address, site)| Self {
+                address: *address,
+                of: site.doors.iter().map(|door| door.name.to_string()).collect(),
+                matches: site.matches(),
+                kernel_eligible: "no, because each request may go to another cluster".to_owned(),
+            })
+            .collect();
+        all.sort_by_key(|one| one.address);
+        all
+    }
 }
 
 /// Whether new connections are served.

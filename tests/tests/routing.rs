@@ -146,7 +146,15 @@ fn user_of_api_example_com_is_where_the_articles_ingress_says() -> Result<()> {
             assert_eq!((answer.status, answer.server()), (status, ""), "{host} {path} {answer:?}");
         }
     }
-    let lines = scene.agent.logged(24)?;
+    let options = ["-X", "OPTIONS", "--request-target", "*"];
+    assert_eq!(ask(&outside, &scene, 80, ("api.example.com", "/"), &options)?.status, 204);
+    let status = scene.agent.status()?;
+    let served = status["gateways"].as_array().unwrap().iter();
+    let node = scene.topology.node().at(80).to_string();
+    let served = served.filter(|one| one["address"] == *node).collect::<Vec<_>>();
+    assert_eq!(served.len(), 1, "{}", status["gateways"]);
+    assert_eq!((&served[0]["of"][0], &served[0]["matches"]), (&"Ingress".into(), &4.into()));
+    let lines = scene.agent.logged(25)?;
     let first = &lines[0];
     assert_eq!(first["route_name"], "Ingress demo/api#rule0.path0", "{first}");
     assert_eq!(first["upstream_cluster"], "demo/a:80", "{first}");

@@ -48,6 +48,8 @@ impl ServiceTables for Tables {
     }
 }
 
+/// Clusters by address.
+type Clusters = Sharded<SocketAddr, Arc<Cluster>>;
 /// Where requests are routed one by one.
 type Gateways = Arc<HashMap<SocketAddr, Arc<Site>>>;
 
@@ -293,11 +295,7 @@ fn group_of(frontend: &SocketAddr, cluster: &Cluster) -> GroupKey {
 /// Gateway's, is steered.
 fn service_at<'a>(
     addr: SocketAddr,
-    (by_frontend, by_endpoint, by_gateway): (
-        &Sharded<SocketAddr, Arc<Cluster>>,
-        &Sharded<SocketAddr, Arc<Cluster>>,
-        &Gateways,
-    ),
+    (by_frontend, by_endpoint, by_gateway): (&Clusters, &Clusters, &Gateways),
     group: impl Fn(&GroupKey) -> Option<&'a Group>,
 ) -> Option<Service> {
     if let Some(cluster) = by_frontend.get(&addr) {

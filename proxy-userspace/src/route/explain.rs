@@ -111,6 +111,9 @@ impl Hypothetical {
             Ok(target) => target,
             Err(why) => return refused(why),
         };
+        if target.is_about_the_server() {
+            return Ok(vec![answered(204, "it is about the server")]);
+        }
         let Some(site) = best(&sites, &target) else { return Ok(vec![answered(404, "no rule is for it")]) };
         Ok(outcomes(site, &target, snapshot).1)
     }
@@ -130,6 +133,9 @@ impl Hypothetical {
             Ok(target) => target,
             Err(why) => return Ok(nothing(answered(400, why))),
         };
+        if target.is_about_the_server() {
+            return Ok(nothing(answered(204, "it is about the server")));
+        }
         let site = best(&sites, &target);
         let (found, all) = match site {
             Some(site) => outcomes(site, &target, snapshot),
@@ -354,7 +360,7 @@ fn others(sites: &[Arc<Site>], target: &Target<'_>, chosen: Option<Found<'_>>) -
         chosen.is_some_and(|found| std::ptr::eq(found.candidate, candidate) || found.candidate == candidate)
     };
     all.retain(|(_, candidate)| !is_chosen(candidate));
-    all.sort_by(|(a, one), (b, other)| (a.0, one.rank()).cmp(&(b.0, other.rank())));
+    all.sort_by_key(|((distance, _), candidate)| (*distance, candidate.rank()));
     let named = all.into_iter().map(|((_, because), candidate)| Other {
         rule: candidate.rule.name.to_string(),
         pattern: pattern(candidate),

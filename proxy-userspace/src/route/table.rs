@@ -246,7 +246,14 @@ impl Site {
         found.min_by_key(|found| found.candidate.rank())
     }
 
-    /// The same among the listeners of one Gateway.
+    /// How many matches all its rules have.
+    pub(crate) fn matches(&self) -> usize {
+        let listeners = self.doors.iter().flat_map(|door| door.listeners.iter());
+        let paths = listeners.flat_map(|(_, listener)| listener.hosts.iter());
+        paths.map(|(_, paths)| paths.iter().count()).sum()
+    }
+
+    /// What of it belongs to one Gateway.
     pub(crate) fn of_door(&self, name: &str) -> Option<Self> {
         let door = self.doors.iter().find(|door| *door.name == *name)?;
         Some(Self { scheme: self.scheme, port: self.port, doors: vec![door.clone()] })

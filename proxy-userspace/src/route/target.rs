@@ -40,6 +40,11 @@ impl<'a> Target<'a> {
         })
     }
 
+    /// `OPTIONS *`: whoever reads it answers for itself.
+    pub(crate) fn is_about_the_server(&self) -> bool {
+        self.path == "*"
+    }
+
     /// Path and query in their one spelling.
     pub(crate) fn path_and_query(&self) -> String {
         match self.query {

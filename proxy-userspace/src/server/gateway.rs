@@ -65,6 +65,9 @@ fn plan<'a>(draft: &mut Draft, site: &'a Site, request: &Request<Incoming>) -> R
     let hosts = (fields.get(header::HOST), fields.get_all(header::HOST).iter().count());
     let host = host::of_request(request.uri(), request.version(), hosts).map_err(refuse)?;
     let target = Target::new(host.as_deref(), request.method(), request.uri(), fields).map_err(refuse)?;
+    if target.is_about_the_server() {
+        return Ok(Plan::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));
+    }
     let found = site.find(&target).ok_or(Reason::NoRoute)?;
     let rule = &found.candidate.rule;
     draft.route = Some(Arc::clone(&rule.name));

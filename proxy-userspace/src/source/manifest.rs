@@ -125,32 +125,11 @@ impl Manifest<'_> {
             let fix = "every document starts with apiVersion and kind";
             return self.report(Severity::Error, node, "", "not a Kubernetes object".into(), fix);
         };
+        if let Some(kind) = item_kind(meta) {
+            return self.add_items(node, Some(TypeMeta { kind, ..meta }));
+        }
         match (meta.kind, group(meta.api_version)) {
             ("List", "") => self.add_items(node, None),
-            (list @ ("ServiceList" | "PodList" | "NamespaceList"), "") => {
-                let kind = list.strip_suffix("List").unwrap_or(list);
-                self.add_items(node, Some(TypeMeta { api_version: "v1", kind }));
-            }
-            ("EndpointSliceList", "discovery.k8s.io") => {
-                let implied = TypeMeta { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice" };
-                self.add_items(node, Some(implied));
-            }
-            (list @ ("CiliumNetworkPolicyList" | "CiliumClusterwideNetworkPolicyList"), "cilium.io") => {
-                let kind = list.strip_suffix("List").unwrap_or(list);
-                self.add_items(node, Some(TypeMeta { api_version: CiliumNetworkPolicy::API_VERSION, kind }));
-            }
-            ("NetworkPolicyList", "networking.k8s.io") => {
-                let (api_version, kind) = (NetworkPolicy::API_VERSION, NetworkPolicy::KIND);
-                self.add_items(node, Some(TypeMeta { api_version, kind }));
-            }
-            (list @ ("IngressList" | "IngressClassList"), "networking.k8s.io")
-            | (
-                list @ ("GatewayList" | "GatewayClassList" | "HTTPRouteList" | "ReferenceGrantList"),
-                gateway::GROUP,
-            ) => {
-                let kind = list.strip_suffix("List").unwrap_or(list);
-                self.add_items(node, Some(TypeMeta { api_version: meta.api_version, kind }));
-            }
             ("Ingress", "networking.k8s.io") => {
                 let read = self.read::<Ingress>(node, meta).map(|read| deep(read, node));
                 self.objects.ingresses.extend(read);
@@ -338,6 +317,20 @@ fn type_meta<'a>(node: &'a Node, implied: Option<TypeMeta<'a>>) -> Option<TypeMe
     let api_version = text("apiVersion").or(implied.map(|implied| implied.api_version))?;
     let kind = text("kind").or(implied.map(|implied| implied.kind))?;
     matches!(node.value, Value::Map(_)).then_some(TypeMeta { api_version, kind })
+}
+
+/// What a typed list is a list of.
+fn item_kind(list: TypeMeta<'_>) -> Option<&str> {
+    let kind = list.kind.strip_suffix("List")?;
+    let known = matches!(
+        (group(list.api_version), kind),
+        ("", "Service" | "Pod" | "Namespace")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | ("cilium.io", "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy")
+            | ("networking.k8s.io", "NetworkPolicy" | "Ingress" | "IngressClass")
+            | (gateway::GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant")
+    );
+    known.then_some(kind)
 }
 
 /// The group of an apiVersion; empty for the core group.

@@ -1,6 +1,8 @@
 //! Where the parts of the agent write down what they know about themselves.
 
-use super::{ClusterStatus, ConfigStatus, Degraded, KernelView, Mode, Readiness, SourceStatus, Status};
+use super::{
+    ClusterStatus, ConfigStatus, Degraded, GatewayStatus, KernelView, Mode, Readiness, SourceStatus, Status,
+};
 use crate::{metrics::Metrics, snapshot::Snapshot};
 use parking_lot::Mutex;
 use std::{
@@ -133,8 +135,8 @@ impl Board {
     #[must_use]
     pub fn status(&self) -> Status {
         let kernel = self.metrics.kernel().status();
-        let clusters =
-            self.metrics.snapshot().clusters.iter().map(|one| ClusterStatus::from(&**one)).collect();
+        let snapshot = self.metrics.snapshot();
+        let clusters = snapshot.clusters.iter().map(|one| ClusterStatus::from(&**one)).collect();
         let noted = self.noted.lock();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -147,6 +149,7 @@ impl Board {
             kernel: None,
             config: ConfigStatus { source: self.source(), ..noted.config.clone() },
             clusters,
+            gateways: GatewayStatus::all(&snapshot),
             degraded: noted.degraded.clone(),
         };
         drop(noted);

@@ -50,6 +50,7 @@ fn a_plain_set_of_manifests_is_routed_with_default_flags() {
                  - {name: gone, host: api.example.com, path: /gone, expect: ['503']}\n\
                  - {name: nobody, host: example.com, path: /user, expect: [404, 421]}\n\
                  - {name: dots, host: api.example.com, path: /x/../user, expect: ['default/user:80']}\n\
+                 - {name: server, host: api.example.com, method: OPTIONS, path: '*', expect: [200, 204]}\n\
                  - {name: odd, host: api.example.com, path: /user%2f, expect: [400]}\n";
     assert_eq!(code(ARTICLE, cases), ExitCode::SUCCESS);
 }

@@ -1,6 +1,6 @@
 //! A status for people.
 
-use crate::status::{Degraded, EndpointStatus, KernelStatus, PairCounts, Readiness, Status};
+use crate::status::{Degraded, EndpointStatus, GatewayStatus, KernelStatus, PairCounts, Readiness, Status};
 use comfy_table::{Table, presets};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(super) fn text(status: &Status) -> String {
     if let Some(kernel) = &status.kernel {
         sections.extend([programs(kernel), maps(kernel)]);
     }
-    sections.extend([self_test(status), clusters(status), degraded(&status.degraded)]);
+    sections.extend([self_test(status), clusters(status), gateways(status), degraded(&status.degraded)]);
     sections.retain(|section| !section.is_empty());
     sections.join("\n")
 }
@@ -129,6 +129,17 @@ fn condition(endpoint: &EndpointStatus) -> &'static str {
         (false, false, true) => "terminating",
         (false, false, false) => "not ready",
     }
+}
+
+fn gateways(status: &Status) -> String {
+    let line = |one: &GatewayStatus| {
+        let GatewayStatus { address, of, matches, kernel_eligible } = one;
+        format!(
+            "gateway {address}: {}, {matches} matches, kernel-eligible: {kernel_eligible}\n",
+            printable(&of.join(", "))
+        )
+    };
+    status.gateways.iter().map(line).collect()
 }
 
 fn degraded(all: &[Degraded]) -> String {

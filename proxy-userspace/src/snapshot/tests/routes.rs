@@ -528,17 +528,13 @@ fn what_the_schema_forbids_refuses_the_object_and_names_the_field() {
         "rules: [{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}]",
         "rules[0].filters[0].requestRedirect.statusCode",
     );
+}
 
-    // What is not a schema's business, but ours: fields that frame a message.
-    let text = format!(
-        "{GATEWAY}{}{}",
-        route(
-            "r",
-            &filters("{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Content-Length]}}")
-        ),
-        services(&["web"])
-    );
-    let (snapshot, _) = findings_of(&text);
+#[test]
+fn a_filter_cannot_touch_what_frames_a_message() {
+    let rule = "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Content-Length]}}], \
+                backendRefs: [{name: web, port: 80}]}]";
+    let (snapshot, _) = findings_of(&format!("{GATEWAY}{}{}", route("r", rule), services(&["web"])));
     assert_eq!(leads(&snapshot, "path=/"), "500");
     assert_eq!(said(&snapshot, "HTTPRoute", "r")[2], "PartiallyInvalid=true UnsupportedValue");
 }

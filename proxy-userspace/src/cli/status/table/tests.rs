@@ -66,6 +66,7 @@ fn status() -> Status {
             ),
             cluster("default/none:80", vec![]),
         ],
+        gateways: Vec::new(),
         degraded: vec![],
     }
 }

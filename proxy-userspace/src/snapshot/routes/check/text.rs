@@ -139,11 +139,13 @@ pub(in super::super) fn duration(text: &str) -> Option<Duration> {
     (parts > 0).then_some(total)
 }
 
+type Fits = fn(&str) -> bool;
+
 /// Faults of a CORS filter, by field.
 pub(super) fn cors(cors: &Cors) -> Vec<(&'static str, String)> {
     let mut faults = Vec::new();
     let methods = |text: &str| text == "*" || super::route::METHODS.contains(&text);
-    let lists: [(&str, &[String], usize, fn(&str) -> bool); 4] = [
+    let lists: [(_, _, _, Fits); 4] = [
         ("allowOrigins", &cors.allow_origins, 64, origin),
         ("allowMethods", &cors.allow_methods, 9, methods),
         ("allowHeaders", &cors.allow_headers, 64, header_name),
