@@ -3,13 +3,19 @@
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 use weir_tests::{
     agent::{Agent, Builder},
     apiserver::ApiServer,
-    manifest::Service,
+    manifest::{Pod as Manifest, Service},
     needs_kernel,
+    peer::{self, Server},
+    pod::Pod,
     scene::{PORT, Stage, WEB},
+    topology::Topology,
     wait,
 };
 
@@ -79,4 +85,53 @@ fn f5_traffic_follows_the_api_and_goes_on_without_it_even_across_a_restart() -> 
     server.set_down(false);
     moves_to(&stage, "server1")?;
     wait::until(SOON, "the state is known again", || Ok(staleness(&second)? < f64::EPSILON))
+}
+
+const ONLY_CLIENTS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-clients, namespace: demo}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+---
+";
+
+#[test]
+fn c12_a_label_that_changes_in_the_api_moves_verdicts_within_200_ms() -> Result<()> {
+    const ROUNDS: usize = 10;
+    const PORT: u16 = 9000;
+    needs_kernel!();
+    let topology = Topology::new()?;
+    let (client, target) = (topology.pod("client", 10)?, topology.pod("server", 11)?);
+    let _serving = Server::answer(&target, &[PORT])?;
+    let server = topology.node().netns().run(ApiServer::start)??;
+    let pod =
+        |pod: &Pod, app: &str| Manifest::new(pod.name(), app).address(pod.v4()).address(pod.v6()).yaml();
+    server.put_manifest(&(pod(&client, "client") + &pod(&target, "server") + ONLY_CLIENTS))?;
+    let kubeconfig = server.kubeconfig(topology.dir())?;
+    let _agent = Builder::new(&topology, &[])?
+        .arg(format!("--kubeconfig={}", kubeconfig.display()))
+        .arg("--node-name=node1")
+        .start()?;
+    let mut watching =
+        peer::start(&client, ["probe", "--follow", "--to", &format!("tcp:{}", target.at(PORT))])?;
+    watching.says("open", SOON)?;
+    let mut took = Vec::new();
+    for round in 0..ROUNDS {
+        let (app, word) = if round % 2 == 0 { ("other", "refused") } else { ("client", "open") };
+        let from = watching.stdout()?.len() as u64;
+        let begun = Instant::now();
+        server.put_manifest(&pod(&client, app))?;
+        wait::until(SOON, &format!("the client meets {word}"), || {
+            Ok(String::from_utf8_lossy(&watching.stdout_from(from)?).contains(word))
+        })?;
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    eprintln!("label in the API to verdict: {took:?}");
+    assert!(took[ROUNDS / 2] < Duration::from_millis(200), "{took:?}");
+    Ok(())
 }

@@ -51,7 +51,8 @@ impl World {
         let objects = self.objects.entry(resource.clone()).or_default();
         let old = objects.get(&name);
         let known = |field: &str| old.and_then(|old| old.pointer(field)).cloned();
-        let uid = known("/metadata/uid").unwrap_or_else(|| json!(format!("uid-{version}")));
+        let own = object.pointer("/metadata/uid").cloned();
+        let uid = own.or(known("/metadata/uid")).unwrap_or_else(|| json!(format!("uid-{version}")));
         let what = if old.is_some() { "MODIFIED" } else { "ADDED" };
         let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).context("no metadata")?;
         metadata.insert("uid".into(), uid);
