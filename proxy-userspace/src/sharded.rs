@@ -74,7 +74,6 @@ fn hash<Q: Hash + ?Sized>(key: &Q) -> u64 {
     HASHING.hash_one(key)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below SHARDS")]
 fn shard_of(hash: u64) -> usize {
     // The tables use the lowest bits and the highest.
     ((hash >> 24) % SHARDS as u64) as usize
@@ -105,7 +104,7 @@ impl<K: Hash + Eq, V> Sharded<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
     fn shard_mut(&mut self, hash: u64) -> Option<&mut HashTable<(K, V)>> {
         if self.shards.is_empty() {
-            self.shards = Arc::new(vec![Arc::new(HashTable::new()); SHARDS]);
+            self.shards = Arc::new((0..SHARDS).map(|_| Arc::default()).collect());
         }
         Arc::make_mut(&mut self.shards).get_mut(shard_of(hash)).map(Arc::make_mut)
     }

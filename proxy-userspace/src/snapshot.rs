@@ -155,7 +155,7 @@ impl Cluster {
     /// The same of one part of the cluster.
     pub fn usable_within(&self, family: Family, scope: Scope) -> impl Iterator<Item = &Endpoint> {
         let within = move |endpoint: &&Endpoint| scope.holds(endpoint);
-        let any_ready = self.ready_endpoints(family).filter(within).next().is_some();
+        let any_ready = self.ready_endpoints(family).find(within).is_some();
         self.endpoints_of(family).filter(within).filter(move |endpoint| {
             if any_ready { endpoint.ready } else { endpoint.serving && endpoint.terminating }
         })

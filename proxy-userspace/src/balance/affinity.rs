@@ -76,7 +76,7 @@ fn rank(client: IpAddr, endpoint: SocketAddr) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use crate::testing::endpoint;
     use std::collections::HashSet;

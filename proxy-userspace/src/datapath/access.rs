@@ -21,7 +21,7 @@ use proxy_common::{
     addr::{AddrWords, words_of},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -209,11 +209,11 @@ impl AccessTables {
             classes.iter().filter(|(id, _)| !self.written.1.contains(id)).map(|(_, class)| class).collect();
         for (id, set) in sets {
             let held = self.verdicts.entry(*id).or_default();
-            if !held.contains_key(&0) {
+            if let Entry::Vacant(slot) = held.entry(0) {
                 // Its default comes first: without it the set is not known.
                 let row = (SET_BITS, VerdictKey { set: *id, ..VerdictKey::default() });
                 tables.verdicts().insert(row.0, &row.1, &number(set.fallback()))?;
-                held.insert(0, vec![row]);
+                slot.insert(vec![row]);
             }
             if self.written.0.contains(id) {
                 write_about(set, new_classes.iter().copied(), held, tables)?;

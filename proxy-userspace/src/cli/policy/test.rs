@@ -39,12 +39,12 @@ struct Case {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 enum Protocol {
     #[default]
-    #[serde(alias = "tcp")]
-    TCP,
-    #[serde(alias = "udp")]
-    UDP,
-    #[serde(alias = "sctp")]
-    SCTP,
+    #[serde(rename = "TCP", alias = "tcp")]
+    Tcp,
+    #[serde(rename = "UDP", alias = "udp")]
+    Udp,
+    #[serde(rename = "SCTP", alias = "sctp")]
+    Sctp,
 }
 
 /// 4 or 6, quoted or not.
@@ -140,9 +140,9 @@ impl World {
             Some(_) => anyhow::bail!("family is 4 or 6"),
         };
         let transport = match case.protocol {
-            Protocol::TCP => Transport::Tcp,
-            Protocol::UDP => Transport::Udp,
-            Protocol::SCTP => Transport::Sctp,
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+            Protocol::Sctp => Transport::Sctp,
         };
         let (from, to) = (end(&case.from).context("from")?, end(&case.to).context("to")?);
         let question = Question { from, to, transport, port: case.port, family, http: case.http.clone() };

@@ -1,5 +1,11 @@
 //! That the kernel half decides by the tables as the user half does, whatever has changed, in what order.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 use super::*;
 use crate::policy::access::{

@@ -137,9 +137,12 @@ pub(super) struct Subject<'a> {
 /// What is known of the cluster beside pods and namespaces.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Surroundings {
-    /// Endpoints' addresses, and the Service's own labels, by namespace and name.
-    pub(super) services: BTreeMap<(Arc<str>, Arc<str>), (Labels, BTreeSet<IpAddr>)>,
+    /// By namespace and name.
+    pub(super) services: BTreeMap<(Arc<str>, Arc<str>), Reached>,
 }
+
+/// A Service's own labels, and its endpoints' addresses.
+pub(super) type Reached = (Labels, BTreeSet<IpAddr>);
 
 impl Surroundings {
     /// Endpoints' addresses of the Services that a peer means; empty where it means none.

@@ -364,7 +364,7 @@ fn one_by_one<'a>(policy: &'a EndpointPolicy, asked: &Asked<'_>) -> Decision<'a>
         Err(why) => return Decision::Ambiguous(why),
     };
     let rule = policy.rules.iter().find(|rule| rule.allows(&subject));
-    rule.map_or(Decision::Deny, |rule| Decision::Allow(rule))
+    rule.map_or(Decision::Deny, Decision::Allow)
 }
 
 /// Requests decided by 3000 random policies, 400 by each; the kernel half's answer is the agent's, or
