@@ -95,8 +95,9 @@ fn check(file: &Path, source: &Source, architecture: Option<&String>) -> Vec<Fin
     findings.extend(empty_names(source));
     findings.extend(bare_unsafe(source));
     findings.extend(unfinished(source));
-    // The scripted peer is slow on purpose.
-    if file.starts_with("tests") && !file.starts_with("tests/src/bin") {
+    // The scripted peer and API server are slow on purpose.
+    let scripted = ["tests/src/bin", "tests/src/apiserver"].iter().any(|scripted| file.starts_with(scripted));
+    if file.starts_with("tests") && !scripted {
         findings.extend(sleeps(source, &functions));
     }
     if file.starts_with("proxy-ebpf") {
