@@ -177,6 +177,8 @@ fn a_changed_policy_takes_effect_and_one_that_goes_opens_the_port() -> Result<()
     assert_eq!((scene.status_of("/public")?, scene.status_of("/private")?), (403, 200));
     let elsewhere = HttpPolicy::new("reads", "web", 9090).allow(&[("path", "/private")]);
     scene.agent.reconfigure_text(&manifests(&scene, &[elsewhere]))?;
+    assert_eq!(scene.status_of("/public")?, 0, "what no rule allows is closed");
+    scene.agent.reconfigure_text(&manifests(&scene, &[]))?;
     assert_eq!((scene.status_of("/public")?, scene.status_of("/private")?), (200, 200));
     Ok(())
 }
@@ -203,13 +205,13 @@ fn a_policy_changes_for_requests_on_a_connection_that_is_open() -> Result<()> {
 fn an_unknown_field_is_an_error_that_names_the_object_and_leaves_out_that_policy_alone() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web(&[])?;
-    let bad = HttpPolicy::new("bad", "web", PORT).allow(&[("path", "/bad")]).with("ingressDeny: [{}]");
+    let bad = HttpPolicy::new("bad", "web", PORT).allow(&[("path", "/bad")]).with("ingressDenied: [{}]");
     scene.agent.config().write_text(&manifests(&scene, &[bad, reads()]))?;
     wait::until(SOON, "the good policy holds", || Ok(scene.status_of("/private")? == 403))?;
     assert_eq!((scene.status_of("/bad")?, scene.status_of("/public")?), (403, 200));
     let error = scene.agent.status()?["config"]["error"].to_string();
     let named = "CiliumNetworkPolicy demo/bad: field";
-    assert!(error.contains(named) && error.contains("ingressDeny"), "{error}");
+    assert!(error.contains(named) && error.contains("ingressDenied"), "{error}");
 
     let mut check = std::process::Command::new(binary::weir()?);
     let told = check.args(["check", "--config"]).arg(scene.agent.config().path()).output()?;

@@ -45,9 +45,9 @@ impl Cast {
             let name = pod["metadata"]["name"].as_str().context("a pod's name")?;
             let address = pod["status"]["podIP"].as_str().context("a pod's address")?;
             let host = address.rsplit('.').next().unwrap().parse()?;
-            // By the cgroup's name the pod is known, as kubelet would call it.
-            let uid = pod["metadata"]["uid"].as_str().context("a pod's UID")?;
-            let place = topology.pod(&format!("pod{uid}"), host)?;
+            // Kubelet calls a pod's cgroup after its UID, as the topology does after a pod's name.
+            assert_eq!(pod["metadata"]["uid"], name, "its UID");
+            let place = topology.pod(name, host)?;
             if documents.iter().any(|one| one["kind"] == "Service" && one["metadata"]["name"] == name) {
                 serving.push(Server::http(&place, 8080)?);
             }

@@ -336,3 +336,61 @@ pub(super) fn deep_lines(node: &Node, path: &str, lines: &mut Vec<(Box<str>, u32
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    use crate::source::objects_and_findings;
+    use serde_json::{Value, json};
+    use std::{fs, path::Path};
+
+    /// Every value of a schema with one field in each mapping: one for each way down.
+    fn samples(schema: &Value) -> Vec<Value> {
+        match schema["type"].as_str() {
+            Some("object") => {
+                let fields = schema["properties"].as_object();
+                let fields = fields.into_iter().flatten().filter(|(name, _)| *name != "metadata");
+                let each = fields.flat_map(|(name, schema)| {
+                    samples(schema).into_iter().map(move |value| json!({ name: value }))
+                });
+                [json!({})].into_iter().chain(each).collect()
+            }
+            Some("array") => samples(&schema["items"]).into_iter().map(|item| json!([item])).collect(),
+            Some("integer") => vec![json!(1)],
+            Some("boolean") => vec![json!(true)],
+            _ => vec![schema["enum"][0].as_str().map_or(json!("x"), |one| json!(one))],
+        }
+    }
+
+    #[test]
+    fn every_field_of_ciliums_own_schemas_is_read_or_refused_by_name() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance/cilium");
+        if !directory.exists() {
+            eprintln!("SKIP: {} is not there", directory.display());
+            return;
+        }
+        for (file, kind) in [
+            ("crd-ciliumnetworkpolicies.json", "CiliumNetworkPolicy"),
+            ("crd-ciliumclusterwidenetworkpolicies.json", "CiliumClusterwideNetworkPolicy"),
+        ] {
+            let text = fs::read_to_string(directory.join(file)).unwrap();
+            let schema: Value = serde_json::from_str(&text).unwrap();
+            let schema = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+            let specs: Vec<_> = ["spec", "specs"]
+                .iter()
+                .flat_map(|field| samples(&schema[*field]).into_iter().map(move |value| (*field, value)))
+                .collect();
+            assert!(specs.len() > 300, "{}", specs.len());
+            for (field, spec) in specs {
+                let object = json!({
+                    "apiVersion": "cilium.io/v2", "kind": kind, "metadata": {"name": "p"}, field: spec
+                });
+                let (_, findings) = objects_and_findings(&object.to_string());
+                // What is not of the right kind lacks what the schema requires.
+                let odd = |text: &str| text.contains("is unknown");
+                let found: Vec<_> = findings.iter().filter(|finding| odd(&finding.text)).collect();
+                assert!(found.is_empty(), "{object}: {found:?}");
+            }
+        }
+    }
+}

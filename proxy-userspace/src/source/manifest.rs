@@ -157,21 +157,30 @@ impl Manifest<'_> {
                 let read = self.read::<Namespace>(node, meta);
                 self.objects.namespaces.extend(read);
             }
-            ("NetworkPolicy", "networking.k8s.io") => {
-                let read = self.read_policy::<NetworkPolicy>(node, meta);
-                self.objects.network_policies.extend(read);
-            }
-            ("CiliumNetworkPolicy", "cilium.io") => {
-                let read = self.read_policy::<CiliumNetworkPolicy>(node, meta);
-                self.objects.policies.extend(read);
-            }
-            ("CiliumClusterwideNetworkPolicy", "cilium.io") => {
-                let read = self.read_policy::<CiliumClusterwideNetworkPolicy>(node, meta);
-                self.objects.clusterwide_policies.extend(read);
+            ("NetworkPolicy", "networking.k8s.io")
+            | ("CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy", "cilium.io") => {
+                self.add_policy(node, meta);
             }
             _ => {
                 let text = format!("{} is not used by Weir", quoted(meta.api_version));
                 self.report(Severity::Info, node, meta.kind, text, "");
+            }
+        }
+    }
+
+    fn add_policy(&mut self, node: &Node, meta: TypeMeta<'_>) {
+        match meta.kind {
+            "CiliumNetworkPolicy" => {
+                let read = self.read_policy::<CiliumNetworkPolicy>(node, meta);
+                self.objects.policies.extend(read);
+            }
+            "CiliumClusterwideNetworkPolicy" => {
+                let read = self.read_policy::<CiliumClusterwideNetworkPolicy>(node, meta);
+                self.objects.clusterwide_policies.extend(read);
+            }
+            _ => {
+                let read = self.read_policy::<NetworkPolicy>(node, meta);
+                self.objects.network_policies.extend(read);
             }
         }
     }

@@ -134,11 +134,14 @@ pub(super) struct Subject<'a> {
     pub(super) net: Option<Net>,
 }
 
+/// A Service's namespace and name.
+pub(super) type ServiceName = (Arc<str>, Arc<str>);
+
 /// What is known of the cluster beside pods and namespaces.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Surroundings {
     /// By namespace and name.
-    pub(super) services: BTreeMap<(Arc<str>, Arc<str>), Reached>,
+    pub(super) services: BTreeMap<ServiceName, Reached>,
 }
 
 /// A Service's own labels, and its endpoints' addresses.

@@ -243,19 +243,7 @@ impl Cluster {
         let (reached, transport, port) = to;
         let mut letters = BTreeSet::new();
         for rule in said.iter().flat_map(|rules| &rules.rules) {
-            let at_port = rule.ports.iter().any(|ports| {
-                ports.transports.contains(transport)
-                    && match &ports.span {
-                        Span::Numbers(first, last) => (*first..=*last).contains(&port),
-                        Span::Named(name) => reached.pod.as_ref().is_some_and(|pod| {
-                            pod.facts.ports.contains(&NamedPort {
-                                name: Arc::clone(name),
-                                transport,
-                                number: port,
-                            })
-                        }),
-                    }
-            });
+            let at_port = rule.ports.iter().any(|ports| names_port(ports, reached, transport, port));
             let means = |peer: &Peer| match peer {
                 Peer::Pods(selector) if rule.action != Action::Deny => {
                     Peer::Pods(selector.clone().and(&required)).means(&subject, &around)
@@ -277,6 +265,17 @@ impl Cluster {
             () => 'd',
         }
     }
+}
+
+fn names_port(ports: &Ports, reached: &Party, transport: Transport, port: u16) -> bool {
+    ports.transports.contains(transport)
+        && match &ports.span {
+            Span::Numbers(first, last) => (*first..=*last).contains(&port),
+            Span::Named(name) => reached.pod.as_ref().is_some_and(|pod| {
+                let named = NamedPort { name: Arc::clone(name), transport, number: port };
+                pod.facts.ports.contains(&named)
+            }),
+        }
 }
 
 fn letter(side: &Side) -> char {

@@ -195,102 +195,95 @@ fn reach(world: &World) -> Vec<&'static str> {
         .collect()
 }
 
+/// Ingress of `demo/d`, and whom it lets in beside its node.
+const INGRESS: [(&str, &[&str]); 22] = [
+    ("ingress: [{}]", &[]),
+    (
+        "ingress: []",
+        &[
+            "demo/a",
+            "demo/b",
+            "other/a",
+            "remote-node",
+            "192.0.2.6",
+            "192.0.2.9",
+            "198.51.100.1",
+            "203.0.113.1",
+        ],
+    ),
+    ("ingress: [{fromEndpoints: [{}]}]", &["demo/a", "demo/b"]),
+    ("ingress: [{fromEndpoints: []}]", &[]),
+    ("ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}]", &["demo/a"]),
+    ("ingress: [{fromEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': other}}]}]", &["other/a"]),
+    ("ingress: [{fromEndpoints: [{matchLabels: {'io.cilium.k8s.namespace.labels.team': x}}]}]", &["other/a"]),
+    (
+        "ingress: [{fromEndpoints: [{matchLabels: {'io.cilium.k8s.policy.serviceaccount': sa-b}}]}]",
+        &["demo/b"],
+    ),
+    (
+        "ingress: [{fromEndpoints: [{matchExpressions: [{key: 'io.kubernetes.pod.namespace', operator: Exists}]}]}]",
+        &["demo/a", "demo/b", "other/a"],
+    ),
+    (
+        "ingress: [{fromEndpoints: [{matchLabels: {'reserved:remote-node': ''}}]}]",
+        &["remote-node", "192.0.2.9"],
+    ),
+    ("ingress: [{fromEntities: [world]}]", &["192.0.2.6", "198.51.100.1", "203.0.113.1"]),
+    ("ingress: [{fromEntities: [cluster]}]", &["demo/a", "demo/b", "other/a", "remote-node", "192.0.2.9"]),
+    (
+        "ingress: [{fromEntities: [all]}]",
+        &[
+            "demo/a",
+            "demo/b",
+            "other/a",
+            "remote-node",
+            "192.0.2.6",
+            "192.0.2.9",
+            "198.51.100.1",
+            "203.0.113.1",
+        ],
+    ),
+    ("ingress: [{fromEntities: [kube-apiserver]}]", &["192.0.2.6"]),
+    ("ingress: [{fromEntities: [none, health, init]}]", &[]),
+    ("ingress: [{fromCIDR: [0.0.0.0/0]}]", &["192.0.2.6", "198.51.100.1", "203.0.113.1"]),
+    ("ingress: [{fromCIDR: [203.0.113.1]}]", &["203.0.113.1"]),
+    (
+        "ingress: [{fromCIDRSet: [{cidr: 192.0.0.0/4, except: [198.51.100.0/24]}]}]",
+        &["192.0.2.6", "203.0.113.1"],
+    ),
+    ("ingress: [{fromEndpoints: [{}], fromRequires: [{matchLabels: {app: b}}]}]", &["demo/b"]),
+    ("ingress: [{fromRequires: [{matchLabels: {app: b}}]}]", &[]),
+    (
+        "ingress: [{toPorts: [{ports: [{port: '8080'}]}]}]",
+        &[
+            "demo/a",
+            "demo/b",
+            "other/a",
+            "remote-node",
+            "192.0.2.6",
+            "192.0.2.9",
+            "198.51.100.1",
+            "203.0.113.1",
+        ],
+    ),
+    (
+        "ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}], enableDefaultDeny: {ingress: false}",
+        &[
+            "demo/a",
+            "demo/b",
+            "other/a",
+            "remote-node",
+            "192.0.2.6",
+            "192.0.2.9",
+            "198.51.100.1",
+            "203.0.113.1",
+        ],
+    ),
+];
+
 #[test]
 fn cilium_peers_of_ingress_mean_whom_they_name() {
-    let cases: [(&str, &[&str]); 22] = [
-        ("ingress: [{}]", &[]),
-        (
-            "ingress: []",
-            &[
-                "demo/a",
-                "demo/b",
-                "other/a",
-                "remote-node",
-                "192.0.2.6",
-                "192.0.2.9",
-                "198.51.100.1",
-                "203.0.113.1",
-            ],
-        ),
-        ("ingress: [{fromEndpoints: [{}]}]", &["demo/a", "demo/b"]),
-        ("ingress: [{fromEndpoints: []}]", &[]),
-        ("ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}]", &["demo/a"]),
-        (
-            "ingress: [{fromEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': other}}]}]",
-            &["other/a"],
-        ),
-        (
-            "ingress: [{fromEndpoints: [{matchLabels: {'io.cilium.k8s.namespace.labels.team': x}}]}]",
-            &["other/a"],
-        ),
-        (
-            "ingress: [{fromEndpoints: [{matchLabels: {'io.cilium.k8s.policy.serviceaccount': sa-b}}]}]",
-            &["demo/b"],
-        ),
-        (
-            "ingress: [{fromEndpoints: [{matchExpressions: [{key: 'io.kubernetes.pod.namespace', operator: Exists}]}]}]",
-            &["demo/a", "demo/b", "other/a"],
-        ),
-        (
-            "ingress: [{fromEndpoints: [{matchLabels: {'reserved:remote-node': ''}}]}]",
-            &["remote-node", "192.0.2.9"],
-        ),
-        ("ingress: [{fromEntities: [world]}]", &["192.0.2.6", "198.51.100.1", "203.0.113.1"]),
-        (
-            "ingress: [{fromEntities: [cluster]}]",
-            &["demo/a", "demo/b", "other/a", "remote-node", "192.0.2.9"],
-        ),
-        (
-            "ingress: [{fromEntities: [all]}]",
-            &[
-                "demo/a",
-                "demo/b",
-                "other/a",
-                "remote-node",
-                "192.0.2.6",
-                "192.0.2.9",
-                "198.51.100.1",
-                "203.0.113.1",
-            ],
-        ),
-        ("ingress: [{fromEntities: [kube-apiserver]}]", &["192.0.2.6"]),
-        ("ingress: [{fromEntities: [none, health, init]}]", &[]),
-        ("ingress: [{fromCIDR: [0.0.0.0/0]}]", &["192.0.2.6", "198.51.100.1", "203.0.113.1"]),
-        ("ingress: [{fromCIDR: [203.0.113.1]}]", &["203.0.113.1"]),
-        (
-            "ingress: [{fromCIDRSet: [{cidr: 192.0.0.0/4, except: [198.51.100.0/24]}]}]",
-            &["192.0.2.6", "203.0.113.1"],
-        ),
-        ("ingress: [{fromEndpoints: [{}], fromRequires: [{matchLabels: {app: b}}]}]", &["demo/b"]),
-        ("ingress: [{fromRequires: [{matchLabels: {app: b}}]}]", &[]),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '8080'}]}]}]",
-            &[
-                "demo/a",
-                "demo/b",
-                "other/a",
-                "remote-node",
-                "192.0.2.6",
-                "192.0.2.9",
-                "198.51.100.1",
-                "203.0.113.1",
-            ],
-        ),
-        (
-            "ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}], enableDefaultDeny: {ingress: false}",
-            &[
-                "demo/a",
-                "demo/b",
-                "other/a",
-                "remote-node",
-                "192.0.2.6",
-                "192.0.2.9",
-                "198.51.100.1",
-                "203.0.113.1",
-            ],
-        ),
-    ];
-    for (spec, expected) in cases {
+    for (spec, expected) in INGRESS {
         let spec = format!("endpointSelector: {{matchLabels: {{app: d}}}}, {spec}");
         let mut reached = reach(&cilium(&policy("CiliumNetworkPolicy", &spec)));
         assert!(reached.contains(&"host"), "kubelet probes: {spec}");
