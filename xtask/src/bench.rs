@@ -3,6 +3,7 @@
 //! Built as the user, measured as root: the optimised build of this very program makes the namespaces,
 //! and is load generator and server inside them.
 
+pub(crate) mod control;
 mod interrupt;
 mod kubeproxy;
 pub(crate) mod load;
@@ -32,7 +33,11 @@ use weir_tests::cgroup;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    /// What else is measured than the datapath.
+    #[command(subcommand)]
+    what: Option<What>,
     /// How often everything is measured, interleaved [default: 5, with --quick 2].
     #[arg(long)]
     rounds: Option<u32>,
@@ -54,11 +59,21 @@ pub(crate) struct Args {
     agent_arg: Vec<String>,
 }
 
+/// What else there is to measure.
+#[derive(clap::Subcommand, Clone, Debug)]
+enum What {
+    /// What a cluster's size costs: start, memory, a change, a connect.
+    Control(control::Args),
+}
+
 /// Share of the CPUs that others may use while we measure.
 const QUIET: f64 = 0.05;
 
 /// Builds, then measures as root.
 pub(crate) fn bench(args: &Args) -> Result<()> {
+    if let Some(What::Control(args)) = &args.what {
+        return control::control(args);
+    }
     setup::ensure(&[Group::Kernel, Group::Network])?;
     let weir = build::build(&build::Args { release: true, ..build::Args::default() })?;
     let mut command = exec::as_root("env");
@@ -98,7 +113,7 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
 
 impl Args {
     fn words(&self) -> Vec<String> {
-        let Self { rounds, quick, filter, threads, window_ms, agent_arg } = self;
+        let Self { what: _, rounds, quick, filter, threads, window_ms, agent_arg } = self;
         let mut words = vec![format!("--filter={filter}")];
         words.extend(rounds.map(|rounds| format!("--rounds={rounds}")));
         words.extend(quick.then(|| "--quick".to_owned()));
@@ -146,16 +161,23 @@ fn commit() -> Result<String> {
 }
 
 fn write(results: &Results) -> Result<()> {
-    let directory = exec::root().join("target/bench");
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    let (json, svg) = (directory.join("datapath.json"), directory.join("datapath.svg"));
-    fs::write(&json, serde_json::to_string_pretty(results)?)?;
+    let json = write_json("datapath.json", results)?;
+    let svg = json.with_extension("svg");
     plot::draw(&svg, &results.cases)?;
-    for path in [&directory, &json, &svg] {
-        give_back(path)?;
-    }
+    give_back(&svg)?;
     println!("wrote {} and {}", json.display(), svg.display());
     Ok(())
+}
+
+/// Writes results to a file of `target/bench`.
+fn write_json(name: &str, results: &impl serde::Serialize) -> Result<PathBuf> {
+    let directory = exec::root().join("target/bench");
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let path = directory.join(name);
+    fs::write(&path, serde_json::to_string_pretty(results)?)?;
+    give_back(&directory)?;
+    give_back(&path)?;
+    Ok(path)
 }
 
 /// Under sudo, files belong to who called it.

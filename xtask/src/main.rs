@@ -37,6 +37,12 @@ enum Verb {
     /// What `bench` runs as root.
     #[command(hide = true)]
     BenchMeasure(bench::Args),
+    /// What `bench control` runs as root.
+    #[command(hide = true)]
+    BenchControl(bench::control::Args),
+    /// Its client.
+    #[command(hide = true)]
+    BenchConnect(bench::control::connect::Args),
     /// The benchmark's load generator.
     #[command(hide = true)]
     BenchClient(bench::load::client::Args),
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Soak(args) => soak::soak(&args),
         Verb::BenchMeasure(args) => bench::measure(&args),
+        Verb::BenchControl(args) => bench::control::measure(&args),
+        Verb::BenchConnect(args) => bench::control::connect::run(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),
         Verb::BenchServer(args) => bench::load::server::serve(&args),
         Verb::Lint(args) => lint::lint(&args),
