@@ -45,7 +45,7 @@ abi! {
     }
 
     /// What to do with a connect to a [`ServiceKey`].
-    Service [12] {
+    Service [16] {
         /// [`LANE_STEER`] or [`LANE_PASS`].
         lane: u32,
         /// First half of an [`EndpointKey`]; [`ID_ENDPOINT`] or [`ID_GATEWAY`] where there is nothing to
@@ -53,6 +53,33 @@ abi! {
         id: u32,
         /// Number of ready endpoints; 0 refuses the connect in the pass lane.
         endpoints: u32,
+        /// `sessionAffinity: ClientIP`: seconds after which a silent client is a new one; 0 where there is
+        /// none.
+        affinity_s: u32,
+    }
+
+    /// A client of a Service with affinity. Who shares a network namespace shares its address.
+    AffinityKey [16] {
+        /// [`OrigDst::netns_cookie`].
+        netns_cookie: u64,
+        /// [`Service::id`].
+        service: u32,
+        /// Explicit padding.
+        pad: u32,
+    }
+
+    /// The endpoint that a client had last.
+    Kept [32] {
+        /// As in [`Endpoint`].
+        addr: AddrWords,
+        /// `CLOCK_MONOTONIC` nanoseconds of its last connect.
+        last_ns: u64,
+        /// Where it was: see [`EndpointKey::index`].
+        index: u32,
+        /// As in [`Endpoint`].
+        port: u16,
+        /// Explicit padding.
+        pad: u16,
     }
 
     /// The n-th ready endpoint of a service.

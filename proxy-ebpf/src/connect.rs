@@ -6,8 +6,9 @@
 
 use crate::{
     access::{self, Who},
+    affinity::endpoint,
     ctx,
-    maps::{ENDPOINTS, ORIG_DST, SERVICES, UPSTREAMS, WORKLOADS, count, settings},
+    maps::{ORIG_DST, SERVICES, UPSTREAMS, WORKLOADS, count, settings},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -15,7 +16,7 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie,
+            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie,
             bpf_ktime_get_ns, bpf_set_retval,
         },
     },
@@ -24,8 +25,8 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        Endpoint, EndpointKey, ID_ENDPOINT, LANE_PASS, LANE_STEER, OrigDst, Service, ServiceKey, Settings,
-        Workload, counter,
+        Endpoint, ID_ENDPOINT, LANE_PASS, LANE_STEER, OrigDst, Service, ServiceKey, Settings, Workload,
+        counter,
     },
     access::{Decision, Denied},
     addr::{AddrWords, unmapped},
@@ -179,7 +180,7 @@ impl Attempt<'_> {
                 _ => self.steer(Some(service), listener),
             };
         }
-        let Some(endpoint) = endpoint(service) else {
+        let Some(endpoint) = endpoint(service, self.asked) else {
             if service.lane == LANE_PASS {
                 count(counter::NO_ENDPOINT, 1);
                 return Verdict::Refuse;
@@ -261,7 +262,7 @@ impl Attempt<'_> {
             return Verdict::Refuse;
         }
         count(counter::TABLE_FULL_OPEN, 1);
-        match service.and_then(endpoint) {
+        match service.and_then(|service| endpoint(service, asked)) {
             Some(endpoint) => Verdict::Rewrite(endpoint.addr, endpoint.port),
             None => Verdict::Unchanged,
         }
@@ -276,16 +277,4 @@ impl Attempt<'_> {
         let _ = ORIG_DST.insert(self.cookie, asked, 0);
         Verdict::Rewrite(endpoint.addr, endpoint.port)
     }
-}
-
-/// A random one.
-#[inline(always)]
-fn endpoint(service: &Service) -> Option<&'static Endpoint> {
-    if service.endpoints == 0 {
-        return None;
-    }
-    // SAFETY: no arguments.
-    let index = unsafe { bpf_get_prandom_u32() } % service.endpoints;
-    // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
-    unsafe { ENDPOINTS.get(EndpointKey { service: service.id, index }) }
 }

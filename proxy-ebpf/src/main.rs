@@ -6,6 +6,7 @@
 #![allow(internal_features, reason = "see atomic.rs")]
 
 mod access;
+mod affinity;
 mod atomic;
 mod connect;
 mod control;

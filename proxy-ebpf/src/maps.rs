@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
+        AffinityKey, Kept,
         Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream,
         Workload, counter,
     },
@@ -32,6 +33,10 @@ pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(1,
 /// Ready endpoints by service and index. Full: as [`SERVICES`].
 #[map]
 pub static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Endpoints that clients of Services with affinity had. Full: who was silent the longest is forgotten.
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, Kept> = LruHashMap::with_max_entries(32_768, 0);
 
 /// Original destinations by socket cookie, from connect to close. Full: the connect goes to an
 /// endpoint unsteered, or is refused (`Settings::fail_closed`).

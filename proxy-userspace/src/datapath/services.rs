@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 /// IP protocol number of TCP.
@@ -305,7 +306,8 @@ fn service_at<'a>(
             Lane::Pass => LANE_PASS,
         };
         let endpoints = u32::try_from(group.endpoints.len()).unwrap_or(u32::MAX);
-        return Some(Service { lane, id: group.id, endpoints });
+        let affinity_s = cluster.traffic.affinity.map_or(0, |timeout| seconds(timeout));
+        return Some(Service { lane, id: group.id, endpoints, affinity_s });
     }
     // Nothing to choose from.
     let id = match (by_gateway.contains_key(&addr), by_endpoint.contains_key(&addr)) {
@@ -313,7 +315,11 @@ fn service_at<'a>(
         (false, true) => ID_ENDPOINT,
         (false, false) => return None,
     };
-    Some(Service { lane: LANE_STEER, id, endpoints: 0 })
+    Some(Service { lane: LANE_STEER, id, endpoints: 0, affinity_s: 0 })
+}
+
+fn seconds(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn service_key(addr: SocketAddr) -> ServiceKey {

@@ -175,7 +175,7 @@ fn an_endpoints_own_address_is_steered_without_a_choice() {
     let (mut written, tables) = (Written::default(), Fake::default());
     apply(&mut written, &snapshot, &tables).unwrap();
     let services: Vec<_> = tables.services.borrow().values().copied().collect();
-    assert_eq!(services, [Service { lane: LANE_STEER, id: 0, endpoints: 0 }]);
+    assert_eq!(services, [Service { lane: LANE_STEER, id: 0, endpoints: 0, affinity_s: 0 }]);
 }
 
 /// Some clusters of a small world: which frontends lead to which, with how many endpoints.
