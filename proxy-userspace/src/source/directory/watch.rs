@@ -5,12 +5,14 @@ use super::{Directory, ReadError, Reading, Scan, scan};
 use crate::source::{manifest::file_error, publisher::Publisher};
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
+    event::{AccessKind, AccessMode, ModifyKind},
 };
+use parking_lot::Mutex;
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,8 +23,9 @@ use std::{
 
 /// What the directory is called where the age of the state is told.
 const PART: &str = "directory";
-/// A change is read once the directory has been quiet for so long,
-const QUIET: Duration = Duration::from_millis(100);
+/// A change is read once the directory has been quiet for so long, and nobody is in the middle of writing
+/// a file there (who pauses between two writes is not done),
+const QUIET: Duration = Duration::from_millis(20);
 /// but no later than this after its first event.
 const AT_MOST: Duration = Duration::from_millis(500);
 /// How often the directory is looked at without an event.
@@ -89,7 +92,7 @@ impl Watch {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             if woken {
-                settle(signals, wishes);
+                settle(signals, wishes, &inotify.writers);
             }
             if wishes.stop.load(Ordering::Relaxed) {
                 return;
@@ -178,18 +181,43 @@ impl Drop for Watching {
     }
 }
 
-/// Waits until no more signals come, but not for ever, and not against a wish.
-fn settle(signals: &Receiver<()>, wishes: &Wishes) {
+/// Waits until no more signals come and every file is written to its end, but not for ever, and not
+/// against a wish.
+fn settle(signals: &Receiver<()>, wishes: &Wishes, writers: &Writers) {
     let begun = Instant::now();
     while !wishes.any()
         && let Some(left) = AT_MOST.checked_sub(begun.elapsed())
-        && signals.recv_timeout(QUIET.min(left)).is_ok()
+        && (signals.recv_timeout(QUIET.min(left)).is_ok() || writers.any())
     {}
+}
+
+/// Files that somebody has written to and not closed since.
+#[derive(Clone, Default)]
+struct Writers(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Writers {
+    fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    fn note(&self, event: &Event) {
+        let mut open = self.0.lock();
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => open.extend(event.paths.iter().cloned()),
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => event.paths.iter().for_each(|path| {
+                open.remove(path);
+            }),
+            _ => {}
+        }
+    }
 }
 
 /// The kernel's notices about one directory, whichever inode its path leads to by now.
 #[derive(Default)]
 struct Inotify {
+    writers: Writers,
     attached: Option<((u64, u64), RecommendedWatcher)>,
     failure: String,
 }
@@ -204,7 +232,8 @@ impl Inotify {
         if self.attached.as_ref().is_some_and(|(attached, _)| *attached == inode) {
             return;
         }
-        match attach(dir, wake.clone()) {
+        self.writers = Writers::default();
+        match attach(dir, wake.clone(), self.writers.clone()) {
             Ok(watcher) => self.attached = Some((inode, watcher)),
             Err(error) => {
                 self.attached = None;
@@ -221,9 +250,13 @@ impl Inotify {
     }
 }
 
-fn attach(dir: &Path, wake: SyncSender<()>) -> notify::Result<RecommendedWatcher> {
+fn attach(dir: &Path, wake: SyncSender<()>, writers: Writers) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        if event.map_or(true, |event| is_change(event.kind)) {
+        let changed = event.map_or(true, |event| {
+            writers.note(&event);
+            is_change(event.kind)
+        });
+        if changed {
             // Full: the watch has yet to see the previous one, and reads after it.
             let _ = wake.try_send(());
         }
@@ -251,7 +284,7 @@ mod tests {
         status::Board,
     };
     use arc_swap::ArcSwap;
-    use std::{os::unix::fs::symlink, path::PathBuf};
+    use std::{io::Write as _, os::unix::fs::symlink};
     use tempfile::TempDir;
 
     fn service(name: &str, ip: u8) -> String {
@@ -323,6 +356,22 @@ mod tests {
         assert_eq!(fixture.current.load().generation, 2);
         fs::remove_file(fixture.path("a.yaml")).unwrap();
         eventually("a is gone", || fixture.names() == ["default/b:8080"]);
+    }
+
+    #[test]
+    fn a_writer_that_pauses_is_waited_for() {
+        let fixture = watched(|dir| fs::write(dir.join("a.yaml"), service("a", 1)).unwrap());
+        let begun = Instant::now();
+        let mut file = fs::File::create(fixture.path("b.yaml")).unwrap();
+        file.write_all(service("b", 2).as_bytes()).unwrap();
+        // Longer than it takes to read a quiet directory: what is there so far is whole, and not all.
+        std::thread::sleep(4 * QUIET);
+        let half = fixture.names();
+        let in_time = begun.elapsed() < AT_MOST / 2;
+        file.write_all(format!("---\n{}", service("c", 3)).as_bytes()).unwrap();
+        drop(file);
+        eventually("all is there", || fixture.names().len() == 3);
+        assert!(half == ["default/a:8080"] || !in_time, "{half:?}");
     }
 
     #[test]
