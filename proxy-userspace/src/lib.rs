@@ -13,6 +13,7 @@ mod deadline;
 mod detect;
 mod downstream;
 mod fields;
+mod heap;
 pub mod identity;
 pub mod listener;
 mod liveness;

@@ -7,6 +7,7 @@ pub mod finding;
 pub mod freshness;
 pub mod gateway;
 pub mod kubernetes;
+mod lean;
 mod manifest;
 mod node;
 pub(crate) mod origin;
@@ -66,6 +67,12 @@ macro_rules! kinds {
         }
 
         impl Changes {
+            /// How many there are.
+            #[must_use]
+            pub fn len(&self) -> usize {
+                0 $(+ self.$field.len())*
+            }
+
             /// Whether nothing changed.
             #[must_use]
             pub fn is_empty(&self) -> bool {

@@ -100,8 +100,8 @@ impl Builder {
         self.told.counts()
     }
 
-    /// Takes these objects for those that were there.
-    pub fn apply(&mut self, objects: &Objects) {
+    /// Takes these objects for those that were there; how many differ.
+    pub fn apply(&mut self, objects: &Objects) -> usize {
         let changes = objects.changes(&self.objects);
         let old = std::mem::replace(&mut self.objects, objects.clone());
         let mut dirty = BTreeSet::new();
@@ -135,6 +135,7 @@ impl Builder {
             let findings = self.policies.lint(&self.snapshot.access, &self.objects, &self.places);
             self.told.set(About::Whole("policies"), findings);
         }
+        changes.len()
     }
 
     /// Makes the tables of routes again, where anything that they are made of has changed. Of Services they

@@ -24,8 +24,11 @@ impl Places {
         for endpoint in &slice.endpoints {
             let ip = endpoint.addr.ip();
             let place = self.0.entry(ip).or_default();
+            // Most have one: room for one is what a hundred thousand endpoints need.
+            place.services.reserve_exact(1);
             place.services.push(service.clone());
             if let Some(pod) = &endpoint.workload {
+                place.pods.reserve_exact(1);
                 place.pods.push((Arc::clone(pod), endpoint.terminating));
                 name(ip, place.pod(), workloads);
             }

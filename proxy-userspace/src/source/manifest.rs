@@ -5,6 +5,7 @@ use super::{
     cilium::{self, CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy},
     finding::{Finding, Severity, quoted},
     gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
+    lean,
     node::{Node, Unknown, Value, line_of},
 };
 use k8s_openapi::{
@@ -146,11 +147,13 @@ impl Manifest<'_> {
                 self.objects.services.extend(read);
             }
             ("EndpointSlice", group) if !is_foreign(group) => {
-                let read = self.read::<EndpointSlice>(node, meta);
+                let mut read = self.read::<EndpointSlice>(node, meta);
+                read.iter_mut().for_each(|read| lean::slice(&mut read.object));
                 self.objects.slices.extend(read);
             }
             ("Pod", group) if !is_foreign(group) => {
-                let read = self.read::<Pod>(node, meta);
+                let mut read = self.read::<Pod>(node, meta);
+                read.iter_mut().for_each(|read| lean::pod(&mut read.object));
                 self.objects.pods.extend(read);
             }
             ("Namespace", group) if !is_foreign(group) => {

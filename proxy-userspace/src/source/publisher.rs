@@ -6,6 +6,7 @@ use super::{
     freshness::Freshness,
 };
 use crate::{
+    heap,
     snapshot::{BuildOptions, Builder, Snapshot},
     status::Board,
 };
@@ -82,7 +83,7 @@ impl Publisher {
     /// Puts a state in force; `findings` are those of its reading. Costs what changed since the last one.
     pub(super) fn publish(&mut self, objects: &Objects, mut findings: Vec<Finding>) {
         let old = self.current.load_full();
-        self.builder.apply(objects);
+        let changes = self.builder.apply(objects);
         let mut snapshot = Snapshot { generation: old.generation, ..self.builder.snapshot().clone() };
         findings.sort();
         let error = self.tell(&findings);
@@ -103,6 +104,10 @@ impl Publisher {
         self.current.store(Arc::clone(&snapshot));
         self.board.config_applied(Arc::clone(&snapshot), error);
         self.published.send_replace(snapshot.generation);
+        drop(old);
+        if changes >= heap::MANY {
+            heap::give_back();
+        }
     }
 
     /// Logs what is new of these findings and the builder's, which are sorted; the first errors, for

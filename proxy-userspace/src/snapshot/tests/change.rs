@@ -120,7 +120,7 @@ fn comparable(snapshot: &Snapshot) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
     fn changes_lead_where_a_build_from_scratch_leads(

@@ -69,7 +69,7 @@ fn all<T: Clone>(store: &Store<T>) -> Vec<Sourced<T>> {
 static SETTLED: LazyLock<(Snapshot, Vec<Finding>)> = LazyLock::new(|| build(&QUARREL, &quarrel_options(), 1));
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn c4_the_order_of_objects_does_not_matter(
