@@ -116,7 +116,9 @@ impl Builder {
         self.tell_duplicates(&changes);
         for key in &changes.pods {
             let pod = objects.pods.get(key).map(|pod| &**pod);
+            affected.extend(self.services_of_pod(key));
             self.holders.change(key, pod, &mut self.snapshot.pods);
+            affected.extend(self.services_of_pod(key));
         }
         let reached = self.apply_policies(&changes, &dirty);
         match reached {
@@ -136,6 +138,18 @@ impl Builder {
             self.told.set(About::Whole("policies"), findings);
         }
         changes.len()
+    }
+
+    /// The Services that have endpoints at a pod's addresses: one may be the pod that its slice names, or
+    /// not be it any more, whoever else has the address.
+    fn services_of_pod(&self, key: &Key) -> Vec<Key> {
+        let Some(pod) = self.snapshot.pods.by_key(key.as_str()) else { return Vec::new() };
+        if pod.addresses.is_empty() {
+            // It counts as wherever a slice of its namespace says that it is.
+            let near = self.services.keys().filter(|service| service.namespace() == key.namespace());
+            return near.cloned().collect();
+        }
+        pod.addresses.iter().flat_map(|ip| self.places.services(*ip)).cloned().collect()
     }
 
     /// Makes the tables of routes again, where anything that they are made of has changed. Of Services they
