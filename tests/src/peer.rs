@@ -6,7 +6,10 @@ use crate::{
     process::{Outcome, Process},
 };
 use anyhow::{Context, Result};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// A server that runs in a pod.
 #[derive(Debug)]
@@ -75,7 +78,15 @@ pub fn raw(pod: &Pod, to: SocketAddr, bytes: &[u8], arguments: &[&str]) -> Resul
 /// What `to` (`tcp:ADDRESS:PORT`, `udp:...`) meets from a pod, all at once: `open`, `refused`, `forbidden`,
 /// `silent` or `reset`, and after how many milliseconds.
 pub fn probe(pod: &Pod, to: &[String]) -> Result<Vec<(String, u64)>> {
-    let told = run(pod, ["probe", "--to", &to.join(",")])?.json()?;
+    probe_from(pod, None, to)
+}
+
+/// [`probe`], from one of the pod's addresses.
+pub fn probe_from(pod: &Pod, from: Option<IpAddr>, to: &[String]) -> Result<Vec<(String, u64)>> {
+    let targets = to.join(",");
+    let from = from.map(|from| from.to_string());
+    let from = from.iter().flat_map(|from| ["--from", from.as_str()]);
+    let told = run(pod, ["probe", "--to", &targets].into_iter().chain(from))?.json()?;
     let read = |to: &String| {
         let told = told.get(to).with_context(|| format!("nothing told of {to}"))?;
         let word = told.get("met").and_then(serde_json::Value::as_str).context("no word")?;

@@ -1,7 +1,7 @@
 //! A node with pods on a bridge, and, where asked for, a second network behind it.
 
 use crate::{cgroup::Cgroup, netns::Netns, pod::Pod, run::Run, sweep};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
@@ -116,6 +116,18 @@ impl Topology {
         }
         let router = self.remote.as_ref().unwrap_or(self.node.as_ref());
         self.attach(router, name, REMOTE, host, &self.outside)
+    }
+
+    /// Gives a pod of the other node more addresses, outside of every pod network, by which this node reaches
+    /// it.
+    pub fn also_at(&self, pod: &Pod, addresses: &[Ipv4Addr]) -> Result<()> {
+        let other = self.remote.as_ref().context("there is no other node")?;
+        for address in addresses {
+            pod.netns.links(&format!("addr add {address}/32 dev eth0\n"))?;
+            other.netns.links(&format!("route add {address}/32 via {}\n", pod.v4))?;
+            self.node.netns.links(&format!("route add {address}/32 via 10.244.100.2\n"))?;
+        }
+        Ok(())
     }
 
     fn attach(&self, to: &Pod, name: &str, network: u8, host: u8, parent: &Cgroup) -> Result<Pod> {

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use rustix::net;
 use serde_json::{Map, json};
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +31,9 @@ pub(crate) struct Probe {
     /// How long one may take, milliseconds.
     #[arg(long, default_value_t = 2000)]
     patience: u64,
+    /// The own address to reach it from.
+    #[arg(long)]
+    from: Option<IpAddr>,
     /// Goes on until standard input closes, a line for every change of what it meets.
     #[arg(long)]
     follow: bool,
@@ -66,9 +71,9 @@ impl Probe {
     pub(crate) fn run(self) -> Result<()> {
         let patience = Duration::from_millis(self.patience);
         if self.follow {
-            return follow(&self.to, patience);
+            return follow(&self.to, self.from, patience);
         }
-        let probes: Vec<_> = self.to.iter().map(|to| (to, spawn(to.clone(), patience))).collect();
+        let probes: Vec<_> = self.to.iter().map(|to| (to, spawn(to.clone(), self.from, patience))).collect();
         let mut met = Map::new();
         for (to, probe) in probes {
             let (what, took) = probe.join().map_err(|_| anyhow::anyhow!("a probe panicked"))??;
@@ -81,11 +86,11 @@ impl Probe {
 
 type Met = Result<(&'static str, Duration)>;
 
-fn spawn(to: String, patience: Duration) -> thread::JoinHandle<Met> {
-    thread::spawn(move || probe(&to, patience))
+fn spawn(to: String, from: Option<IpAddr>, patience: Duration) -> thread::JoinHandle<Met> {
+    thread::spawn(move || probe(&to, from, patience))
 }
 
-fn follow(all: &[String], patience: Duration) -> Result<()> {
+fn follow(all: &[String], from: Option<IpAddr>, patience: Duration) -> Result<()> {
     let mut last = String::new();
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
@@ -93,7 +98,7 @@ fn follow(all: &[String], patience: Duration) -> Result<()> {
     });
     loop {
         for to in all {
-            let (met, _) = probe(to, patience)?;
+            let (met, _) = probe(to, from, patience)?;
             let line = format!("{to} {met}");
             if line != last {
                 println!("{line}");
@@ -104,13 +109,13 @@ fn follow(all: &[String], patience: Duration) -> Result<()> {
     }
 }
 
-fn probe(to: &str, patience: Duration) -> Met {
+fn probe(to: &str, from: Option<IpAddr>, patience: Duration) -> Met {
     let begun = Instant::now();
     let (protocol, addr) = to.split_once(':').context("PROTOCOL:ADDRESS:PORT is wanted")?;
     let addr: SocketAddr = addr.parse()?;
     let met = match protocol {
-        "tcp" => tcp(addr, patience),
-        "udp" => udp(addr, patience),
+        "tcp" => tcp(addr, from, patience),
+        "udp" => udp(addr, from, patience),
         other => anyhow::bail!("protocol {other}"),
     };
     let word = match met {
@@ -126,16 +131,33 @@ fn probe(to: &str, patience: Duration) -> Met {
     Ok((word, begun.elapsed()))
 }
 
-fn tcp(addr: SocketAddr, patience: Duration) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+fn tcp(to: SocketAddr, from: Option<IpAddr>, patience: Duration) -> io::Result<()> {
+    let mut stream = match from {
+        None => TcpStream::connect_timeout(&to, patience)?,
+        Some(_) => {
+            let socket = socket(to, from, net::SocketType::STREAM)?;
+            net::sockopt::set_socket_timeout(&socket, net::sockopt::Timeout::Send, Some(patience))?;
+            net::connect(&socket, &to)?;
+            TcpStream::from(socket)
+        }
+    };
     stream.set_read_timeout(Some(patience))?;
     stream.read_exact(&mut [0; 2])
 }
 
-fn udp(addr: SocketAddr, patience: Duration) -> io::Result<()> {
-    let any: SocketAddr = if addr.is_ipv4() { ([0; 4], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any)?;
+fn udp(to: SocketAddr, from: Option<IpAddr>, patience: Duration) -> io::Result<()> {
+    let socket = UdpSocket::from(socket(to, from, net::SocketType::DGRAM)?);
     socket.set_read_timeout(Some(patience))?;
-    socket.send_to(b"?", addr)?;
+    socket.send_to(b"?", to)?;
     socket.recv_from(&mut [0; 64]).map(drop)
+}
+
+/// A socket of the target's family, bound to an own address.
+fn socket(to: SocketAddr, from: Option<IpAddr>, kind: net::SocketType) -> io::Result<OwnedFd> {
+    let family = if to.is_ipv4() { net::AddressFamily::INET } else { net::AddressFamily::INET6 };
+    let socket = net::socket_with(family, kind, net::SocketFlags::CLOEXEC, None)?;
+    if let Some(from) = from {
+        net::bind(&socket, &SocketAddr::new(from, 0))?;
+    }
+    Ok(socket)
 }
