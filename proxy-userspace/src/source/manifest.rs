@@ -54,18 +54,18 @@ pub(super) fn parse(
 /// Reads one object of a kind from JSON, the way [`parse`] reads a document.
 pub(super) fn add_json(
     file: &Arc<str>,
-    json: serde_json::Value,
+    json: &str,
     (api_version, kind): (&str, &str),
     objects: &mut Objects,
     findings: &mut Vec<Finding>,
 ) {
     let mut manifest = Manifest { file, objects, findings };
-    match Node::of_json(json, MAX_DEPTH) {
-        Some(node) => manifest.add(&node, Some(TypeMeta { api_version, kind })),
-        None => {
-            let text = format!("{kind} is nested deeper than {MAX_DEPTH} levels");
-            manifest.findings.push(file_error(file, 0, &text, ""));
-        }
+    let node = serde_json::from_str(json).map_err(|error| error.to_string()).and_then(|json| {
+        Node::of_json(json, MAX_DEPTH).ok_or_else(|| format!("it is nested deeper than {MAX_DEPTH} levels"))
+    });
+    match node {
+        Ok(node) => manifest.add(&node, Some(TypeMeta { api_version, kind })),
+        Err(why) => manifest.findings.push(file_error(file, 0, &format!("{kind} cannot be read: {why}"), "")),
     }
 }
 

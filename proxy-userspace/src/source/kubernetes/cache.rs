@@ -53,7 +53,7 @@ impl Pending {
     }
 
     /// There is an object, or another one than before.
-    pub(super) fn set(&mut self, plural: &str, key: &str, json: &str) {
+    pub(super) fn set(&mut self, plural: &str, key: &str, json: impl Into<Box<str>>) {
         self.objects.insert(place(plural, key), Some(json.into()));
     }
 

@@ -4,7 +4,7 @@
 //! opened again, so how stale our state is could not be known, and it takes events as they come.
 
 use super::{
-    document::Document,
+    document::{Document, Raw},
     kind::Kind,
     retry::{Backoff, Refusal},
 };
@@ -81,7 +81,7 @@ struct List {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(default)]
-    items: Option<Vec<Document>>,
+    items: Option<Vec<Raw>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -185,10 +185,7 @@ impl Follower {
                 }
                 Err(error) => return Err(error.into()),
             };
-            documents.extend(list.items.into_iter().flatten().map(|mut document| {
-                document.strip(self.kind.kind);
-                document
-            }));
+            documents.extend(list.items.into_iter().flatten().map(|raw| raw.strip(self.kind.kind)));
             params.continue_token = list.metadata.r#continue.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
                 return Ok((documents, list.metadata.resource_version.unwrap_or_default()));
@@ -239,7 +236,7 @@ impl Follower {
             Ok(request) => request,
             Err(error) => return Ok(End::Failed(Refusal::unsendable(error))),
         };
-        let events = match timeout(HEAD_TIMEOUT, self.client.request_events::<Document>(request)).await {
+        let events = match timeout(HEAD_TIMEOUT, self.client.request_events::<Raw>(request)).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => return Ok(End::Failed(error.into())),
             Err(_) => return Ok(End::Failed(Refusal::slow("the head of a watch", HEAD_TIMEOUT))),
@@ -251,7 +248,7 @@ impl Follower {
 
     async fn read(
         &mut self,
-        events: impl Stream<Item = kube::Result<WatchEvent<Document>>>,
+        events: impl Stream<Item = kube::Result<WatchEvent<Raw>>>,
         position: &mut Position,
         until: Instant,
     ) -> Result<End, Unheard> {
@@ -274,11 +271,11 @@ impl Follower {
                     position.advance(&bookmark.metadata.resource_version);
                     self.tell(Seen::Heard).await?;
                 }
-                Some(Ok(WatchEvent::Added(document) | WatchEvent::Modified(document))) => {
-                    self.change(position, document, Seen::Set).await?;
+                Some(Ok(WatchEvent::Added(raw) | WatchEvent::Modified(raw))) => {
+                    self.change(position, raw, Seen::Set).await?;
                 }
-                Some(Ok(WatchEvent::Deleted(document))) => {
-                    self.change(position, document, Seen::Gone).await?;
+                Some(Ok(WatchEvent::Deleted(raw))) => {
+                    self.change(position, raw, Seen::Gone).await?;
                 }
             }
         }
@@ -287,15 +284,15 @@ impl Follower {
     async fn change(
         &self,
         position: &mut Position,
-        mut document: Document,
+        raw: Raw,
         seen: fn(Document) -> Seen,
     ) -> Result<(), Unheard> {
+        let document = raw.strip(self.kind.kind);
         if !position.advance(&document.version) {
             let Document { namespace, name, version, .. } = &document;
             tracing::debug!(kind = self.kind.kind, namespace, name, version, "a late event, left out");
             return Ok(());
         }
-        document.strip(self.kind.kind);
         self.tell(seen(document)).await
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     cache::{Kept, Pending},
-    document::Document,
+    document::{Document, Raw},
     follow::{Seen, Sighting},
     kind::{KINDS, Kind},
 };
@@ -82,10 +82,11 @@ impl State {
 
     /// Takes what was kept of the kinds that were not listed yet.
     pub(super) fn restore(&mut self, kept: Vec<Kept>, from: SystemTime) -> anyhow::Result<()> {
-        let mut documents: HashMap<String, Vec<Document>> = HashMap::new();
+        let mut documents: HashMap<&str, Vec<Document>> = HashMap::new();
         for one in kept {
-            let document = serde_json::from_str(&one.json)?;
-            documents.entry(one.plural).or_default().push(document);
+            let raw: Raw = serde_json::from_str(&one.json)?;
+            let Some(kind) = KINDS.iter().find(|kind| kind.plural == one.plural) else { continue };
+            documents.entry(kind.plural).or_default().push(raw.strip(kind.kind));
         }
         for (kind, following) in KINDS.iter().zip(&mut self.kinds) {
             if following.sync.is_known() {
@@ -223,10 +224,10 @@ impl Following {
         if !version.is_empty() && self.known.get(&key).is_some_and(|known| *known == version) {
             return false;
         }
-        pending.set(kind.plural, key.as_str(), &document.json.to_string());
         let (mut read, mut findings) = (Objects::default(), Vec::new());
         let api_version = kind.api_version();
-        manifest::add_json(file, document.json, (&api_version, kind.kind), &mut read, &mut findings);
+        manifest::add_json(file, &document.json, (&api_version, kind.kind), &mut read, &mut findings);
+        pending.set(kind.plural, key.as_str(), document.json);
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             // A faulty object is left out, whatever it was before: the same as in a directory.
             objects.forget(kind.kind, &key);
