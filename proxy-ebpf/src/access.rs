@@ -54,7 +54,7 @@ pub fn who(settings: &Settings) -> Who {
 /// Who has an address.
 #[inline(always)]
 pub fn peer(addr: &AddrWords) -> Option<&'static Peer> {
-    PEERS.get(&Key::new(ADDR_BITS, *addr))
+    PEERS.get(Key::new(ADDR_BITS, *addr))
 }
 
 /// May they connect to a pod's port?
@@ -90,7 +90,7 @@ pub fn decide_any(settings: &Settings, who: Who, service: &Service, protocol: u8
 /// What the tables say about a set, a class, a protocol and a port.
 #[inline(always)]
 pub fn verdict(key: &VerdictKey) -> Option<u32> {
-    VERDICTS.get(&Key::new(PORT_AT + PORT_BITS, *key)).copied()
+    VERDICTS.get(Key::new(PORT_AT + PORT_BITS, *key)).copied()
 }
 
 /// Counts a refusal of the current process, and reports it.

@@ -51,7 +51,7 @@ fn weir_ingress(ctx: TcContext) -> i32 {
         Parsed::Packet(packet) => apply(&ctx, &packet, arriving(&packet)),
         Parsed::Other => TC_ACT_UNSPEC,
         // What cannot be read cannot be allowed. Nobody sends such packets in earnest.
-        Parsed::Unreadable if settings().is_some_and(|settings| settings.access != 0) => TC_ACT_SHOT as i32,
+        Parsed::Unreadable if settings().is_some_and(|settings| settings.access != 0) => TC_ACT_SHOT,
         Parsed::Unreadable => TC_ACT_UNSPEC,
     }
 }
@@ -72,14 +72,14 @@ fn apply(ctx: &TcContext, packet: &Packet, verdict: Verdict) -> i32 {
         Verdict::From(addr, port) => packet::rewrite(ctx, packet, End::Source, (&addr, port)),
     };
     // Half rewritten it is of no use to anybody: TCP sends it again.
-    if rewritten.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+    if rewritten.is_ok() { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// Sends the answer to a refused SYN back the way that it came.
 #[inline(always)]
 fn reset(ctx: &TcContext, packet: &Packet) -> i32 {
     if packet::make_reset(ctx, packet).is_err() {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     // SAFETY: a field of the hook's own context; the helper takes numbers only.
     unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }

@@ -8,9 +8,8 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        AffinityKey, Kept,
-        Endpoint, EndpointKey, Flow, Inbound, OrigDst, Service, ServiceKey, Settings, SocketState, Upstream,
-        Workload, counter,
+        AffinityKey, Endpoint, EndpointKey, Flow, Inbound, Kept, OrigDst, Service, ServiceKey, Settings,
+        SocketState, Upstream, Workload, counter,
     },
     access::{Peer, Subject, VerdictKey},
     addr::AddrWords,
