@@ -59,7 +59,7 @@ impl Answer {
                 }
             });
         }
-        println!("listening");
+        writeln!(io::stdout(), "listening")?;
         loop {
             thread::park();
         }
@@ -77,10 +77,9 @@ impl Probe {
         let mut met = Map::new();
         for (to, probe) in probes {
             let (what, took) = probe.join().map_err(|_| anyhow::anyhow!("a probe panicked"))??;
-            met.insert(to.clone(), json!({ "met": what, "ms": took.as_millis() as u64 }));
+            met.insert(to.clone(), json!({ "met": what, "ms": u64::try_from(took.as_millis())? }));
         }
-        println!("{}", json!(met));
-        Ok(())
+        Ok(writeln!(io::stdout(), "{}", json!(met))?)
     }
 }
 
@@ -92,21 +91,19 @@ fn spawn(to: String, from: Option<IpAddr>, patience: Duration) -> thread::JoinHa
 
 fn follow(all: &[String], from: Option<IpAddr>, patience: Duration) -> Result<()> {
     let mut last = String::new();
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    loop {
+    let stdin = thread::spawn(|| io::stdin().read_to_end(&mut Vec::new()));
+    while !stdin.is_finished() {
         for to in all {
             let (met, _) = probe(to, from, patience)?;
             let line = format!("{to} {met}");
             if line != last {
-                println!("{line}");
+                writeln!(io::stdout(), "{line}")?;
                 last = line;
             }
         }
         thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
 }
 
 fn probe(to: &str, from: Option<IpAddr>, patience: Duration) -> Met {
