@@ -1,9 +1,6 @@
 //! A hash map whose clones share what neither has changed: cloning takes one reference, a change
 //! copies the one shard that it falls into, and two clones are compared where they differ alone.
 //! Reading is one lookup in an ordinary hash table, for it is on the way of every request.
-//!
-//! Measured at 100 000 entries (a cluster of 10 000 Services): an insert into a clone takes 7 us, where
-//! copying a `HashMap` takes 2 ms.
 
 use hashbrown::HashTable;
 use std::{
