@@ -15,6 +15,7 @@ mod services;
 mod stats;
 mod tables;
 mod tallies;
+mod tracepoints;
 mod uplinks;
 mod workloads;
 

@@ -10,7 +10,7 @@ use super::{
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
-    uplinks,
+    tracepoints, uplinks,
     workloads::Workloads,
 };
 use crate::{
@@ -20,16 +20,12 @@ use crate::{
 use anyhow::{Context, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SchedClassifier, SkMsg, SockOps, TracePoint},
+    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SchedClassifier, SkMsg, SockOps},
 };
 use parking_lot::Mutex;
 use proxy_common::{
     abi::{ACCELERATION_AUTO, ACCELERATION_OFF, ACCELERATION_ON, Settings, barred_by_label},
     addr::{AddrWords, words_of},
-};
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    thread::{UnshareFlags, unshare_unsafe},
 };
 use std::{
     net::SocketAddr,
@@ -41,11 +37,8 @@ use std::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf"));
 
 const ADDRESS_HOOKS: [&str; 4] = ["weir_connect4", "weir_connect6", "weir_peer4", "weir_peer6"];
-const TRACEPOINTS: [(&str, &str); 2] =
-    [("weir_splice", "sys_enter_splice"), ("weir_ioctl", "sys_enter_ioctl")];
 /// The ring buffer of carried exchanges: about 25 000 small ones.
 const CARRIED_BYTES: u32 = 8 << 20;
-const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// What loading needs to know.
 #[derive(Clone, Debug)]
@@ -112,11 +105,7 @@ impl Datapath {
              --steering iptables"
         );
         let cgroup_root = cgroups::mount_point()?;
-        let pod_parent = if options.steer_host {
-            cgroup_root.clone()
-        } else {
-            cgroups::pod_parent(options.pod_cgroup.as_deref(), &cgroup_root)?
-        };
+        let pod_parent = steered(options, &cgroup_root)?;
         let sizes = options.sizes();
         let mut ebpf = load_object(sizes)?;
         let (tables, rings) = Tables::take(&mut ebpf)?;
@@ -126,16 +115,15 @@ impl Datapath {
         let mut degraded = Vec::new();
         let layout = layout(options, &mut degraded);
         let mut settings = settings(options, layout);
-        let pods = cgroups::pod_parent(options.pod_cgroup.as_deref(), &cgroup_root);
-        let pods = pods.unwrap_or_else(|_| cgroup_root.clone());
-        (settings.pods_level, settings.pods_cgroup) = cgroups::place(&pods, &cgroup_root)?;
+        let pods = place_pods(options, &cgroup_root, &mut settings)?;
         tables.write_settings(&settings)?;
         attach_msg(&mut ebpf, &tables)?;
         let pairs = may_splice(&settings, sizes).then(|| Pairs::map(array.fd(), sizes.pairs)).transpose()?;
         let lane = pairs.as_ref().map(|pairs| LaneTables { pairs, tallies: &tallies, settings });
         let self_test = layout.map(|_| SelfTest::run(&tables, lane.as_ref()));
         apply_findings(&mut settings, self_test.as_ref(), options.acceleration, &mut degraded);
-        if settings.acceleration != ACCELERATION_OFF && attach_tracepoints(&mut ebpf, &mut degraded).is_none()
+        if settings.acceleration != ACCELERATION_OFF
+            && tracepoints::attach(&mut ebpf, &mut degraded).is_none()
         {
             settings.acceleration = ACCELERATION_OFF;
         }
@@ -287,9 +275,7 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
         .load()
         .with_context(|| load_failed("weir_drained"))?;
     uplinks::load(&mut ebpf)?;
-    for (name, _) in TRACEPOINTS {
-        program::<TracePoint>(&mut ebpf, name)?.load().with_context(|| load_failed(name))?;
-    }
+    tracepoints::load(&mut ebpf)?;
     Ok(ebpf)
 }
 
@@ -362,6 +348,22 @@ fn settings(options: &LoadOptions, layout: Option<KernelLayout>) -> Settings {
 }
 
 /// The sk_msg program must sit on the map before sockets join it.
+/// The cgroup whose processes are steered.
+fn steered(options: &LoadOptions, root: &Path) -> anyhow::Result<PathBuf> {
+    if options.steer_host {
+        Ok(root.to_owned())
+    } else {
+        cgroups::pod_parent(options.pod_cgroup.as_deref(), root)
+    }
+}
+
+/// Tells the kernel half which cgroups are pods': those below this one.
+fn place_pods(options: &LoadOptions, root: &Path, settings: &mut Settings) -> anyhow::Result<PathBuf> {
+    let pods = cgroups::pod_parent(options.pod_cgroup.as_deref(), root).unwrap_or_else(|_| root.to_owned());
+    (settings.pods_level, settings.pods_cgroup) = cgroups::place(&pods, root)?;
+    Ok(pods)
+}
+
 fn attach_msg(ebpf: &mut Ebpf, tables: &Tables) -> anyhow::Result<()> {
     let sockets = tables.sockets.lock();
     let msg: &mut SkMsg = program(ebpf, "weir_msg")?;
@@ -396,54 +398,6 @@ fn apply_findings(
             });
         }
     }
-}
-
-/// The witnesses of probation. Without them no workload can be admitted.
-fn attach_tracepoints(ebpf: &mut Ebpf, degraded: &mut Vec<Degraded>) -> Option<()> {
-    let attached = with_tracefs(|| {
-        for (name, tracepoint) in TRACEPOINTS {
-            let witness: &mut TracePoint = program(ebpf, name)?;
-            witness
-                .attach("syscalls", tracepoint)
-                .with_context(|| format!("tracepoint syscalls:{tracepoint}"))?;
-        }
-        Ok(())
-    });
-    attached
-        .inspect_err(|error| {
-            degraded.push(Degraded {
-                what: "acceleration".into(),
-                why: format!("probation has no witness: {error:#}"),
-                fix: format!("mount tracefs on {TRACEFS}, or --acceleration off"),
-            });
-        })
-        .ok()
-}
-
-/// Tracepoints are found by files of tracefs. Where it is not mounted, `attach` runs on a thread with a
-/// mount namespace of its own and tracefs mounted there: nobody else sees it, and it goes with the
-/// thread.
-fn with_tracefs(attach: impl FnOnce() -> anyhow::Result<()> + Send) -> anyhow::Result<()> {
-    if Path::new(TRACEFS).join("events").exists() {
-        return attach();
-    }
-    std::thread::scope(|scope| {
-        let attached = scope.spawn(|| {
-            mount_tracefs_for_this_thread()?;
-            attach()
-        });
-        attached.join().map_err(|_| anyhow::anyhow!("the thread that attaches tracepoints panicked"))?
-    })
-}
-
-#[expect(unsafe_code, reason = "unshare is unsafe for file descriptor tables")]
-fn mount_tracefs_for_this_thread() -> anyhow::Result<()> {
-    // SAFETY: the file descriptor table stays shared: only mounts and the working directory part.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.context("a mount namespace")?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .context("keep mounts to this thread")?;
-    mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None)
-        .with_context(|| format!("mount tracefs on {TRACEFS}"))
 }
 
 fn start_events(

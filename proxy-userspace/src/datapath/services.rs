@@ -306,7 +306,7 @@ fn service_at<'a>(
             Lane::Pass => LANE_PASS,
         };
         let endpoints = u32::try_from(group.endpoints.len()).unwrap_or(u32::MAX);
-        let affinity_s = cluster.traffic.affinity.map_or(0, |timeout| seconds(timeout));
+        let affinity_s = cluster.traffic.affinity.map_or(0, seconds);
         return Some(Service { lane, id: group.id, endpoints, affinity_s });
     }
     // Nothing to choose from.

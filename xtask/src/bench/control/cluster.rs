@@ -19,8 +19,11 @@ const SERVICES: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 const PODS: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
 const OTHERS: Ipv4Addr = Ipv4Addr::new(10, 160, 0, 1);
 
+/// Of one kind, the n-th object, if it is there.
+type Nth = fn(u32) -> Option<Value>;
+
 /// The kinds, as the files are named.
-const KINDS: [(&str, fn(u32) -> Option<Value>); 4] = [
+const KINDS: [(&str, Nth); 4] = [
     ("services", |n| Some(service(n))),
     ("slices", |n| Some(slice(n))),
     ("pods", |n| Some(pod(n))),
@@ -137,7 +140,7 @@ fn policy(n: u32) -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     #[test]
