@@ -25,6 +25,9 @@ use std::{
 
 /// How long a trial waits for bytes that should be there at once.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long splice(2) may take: the bytes are there before it is called, and on a kernel that loses them an
+/// agent's start waits for as long. Too short only bars workloads that call it.
+const SPLICE_PATIENCE: Duration = Duration::from_millis(200);
 const CAP: u32 = 1 << 20;
 /// Until a thread blocks, or an acknowledgement has come back, on loopback.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -236,6 +239,7 @@ fn sees_unread(tables: &Tables) -> anyhow::Result<()> {
 fn splice_reads(tables: &Tables) -> anyhow::Result<bool> {
     let mut pair = Pair::new(tables)?;
     pair.near.write_all(&[b's'; 3000])?;
+    pair.far.set_read_timeout(Some(SPLICE_PATIENCE))?;
     let (_reader, writer) = pipe()?;
     let moved = splice(&pair.far, None, &writer, None, 3000, SpliceFlags::NONBLOCK);
     Ok(moved == Ok(3000))
