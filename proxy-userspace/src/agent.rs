@@ -145,7 +145,7 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         zone: config.zone.clone(),
         names: Arc::default(),
         policies: Arc::default(),
-        node_name: None,
+        node_name: config.node_name.clone(),
         ingress_http_port: config.ingress_http_port,
     })
 }
