@@ -13,6 +13,7 @@ use crate::{
     downstream::{Downstream, DownstreamIo, Phase},
     fields::{self, Message},
     flow::{LaneLabel, Reason},
+    policy::Passage,
     record::{Draft, Failure, OpenRequest, head_size, is_idempotent},
     route::{Route, route},
     snapshot::{Endpoint, Timeouts},
@@ -280,7 +281,7 @@ async fn connect(
         && wanted == UpstreamLane::Mapped
         && let Some((upstream, endpoint)) = downstream.splice.upstream(downstream, route)
     {
-        if let Err(denied) = admit(downstream, draft, endpoint, request) {
+        if let Err(denied) = admit(downstream, draft, (endpoint, &downstream.passage(endpoint)), request) {
             downstream.splice.put_back(upstream);
             return Err(denied);
         }
@@ -288,8 +289,8 @@ async fn connect(
         return Ok(upstream);
     }
     let client = balance::Client::of(downstream, route);
-    let first = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
-    admit(downstream, draft, first, request)?;
+    let (first, passage) = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
+    admit(downstream, draft, (first, &passage), request)?;
     draft.tries(first);
     let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
         Ok(upstream) => return Ok(upstream),
@@ -301,36 +302,37 @@ async fn connect(
         }
         _ => None,
     };
-    let other = other.ok_or(failure)?;
-    admit(downstream, draft, other, request)?;
+    let (other, passage) = other.ok_or(failure)?;
+    admit(downstream, draft, (other, &passage), request)?;
     draft.tries(other);
     acquire(downstream, cluster, other.addr, wanted, source).await
 }
 
-/// An endpoint; one that this client may connect to, where there is any.
+/// An endpoint, and what holds there for this client: one that it may connect to, where there is any.
 fn pick_open<'a>(
     downstream: &Downstream,
     route: &'a Route,
     client: &balance::Client,
     avoid: Option<std::net::SocketAddr>,
-) -> Option<&'a Endpoint> {
-    let picked = balance::pick(route, client, avoid)?;
-    if !downstream.passage(picked).is_closed() || route.pinned.is_some() {
+) -> Option<(&'a Endpoint, Arc<Passage>)> {
+    let with_passage = |one: &'a Endpoint| (one, downstream.passage(one));
+    let picked = with_passage(balance::pick(route, client, avoid)?);
+    if !picked.1.is_closed() || route.pinned.is_some() {
         return Some(picked);
     }
-    let mut others = route.cluster.usable_within(route.family, balance::scope(downstream, route));
-    let open = |one: &&Endpoint| Some(one.addr) != avoid && !downstream.passage(one).is_closed();
-    Some(others.find(open).unwrap_or(picked))
+    let others = route.cluster.usable_within(route.family, balance::scope(downstream, route));
+    let mut others = others.filter(|one| Some(one.addr) != avoid).map(with_passage);
+    Some(others.find(|(_, passage)| !passage.is_closed()).unwrap_or(picked))
 }
 
 /// Decides about the request at an endpoint, and makes its fields as the rules ask that allow it.
 fn admit(
     downstream: &Downstream,
     draft: &mut Draft,
-    endpoint: &Endpoint,
+    (endpoint, passage): (&Endpoint, &Passage),
     request: &mut Request<RequestBody>,
 ) -> Result<(), Failure> {
-    let rules = draft.admit((endpoint, &downstream.passage(endpoint)), request)?;
+    let rules = draft.admit((endpoint, passage), request)?;
     for rule in rules.iter().filter(|rule| rule.has_effect()) {
         for field in rule.enforce(request.headers_mut()) {
             tracing::info!(rule = %rule.name, %field, client = %downstream.client.0, "a field is not as a rule asks");
