@@ -130,7 +130,9 @@ pub struct Config {
     /// Read objects from the Kubernetes API that this file names.
     #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// This node's name in Kubernetes [default: the host's name].
+    /// This node's name in Kubernetes: whose endpoints a traffic policy Local means, and whose pods this node
+    /// may always reach. Without it such policies are not kept, and every pod may be reached. Towards the API the host's name
+    /// stands in for it.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Node address to listen on, one per IP family; found by default.
