@@ -262,9 +262,13 @@ impl Attempt<'_> {
             return Verdict::Refuse;
         }
         count(counter::TABLE_FULL_OPEN, 1);
-        match service.and_then(|service| endpoint(service, asked)) {
-            Some(endpoint) => Verdict::Rewrite(endpoint.addr, endpoint.port),
-            None => Verdict::Unchanged,
+        let Some(endpoint) = service.and_then(|service| endpoint(service, asked)) else {
+            return Verdict::Unchanged;
+        };
+        // Some endpoint is open to this client, not necessarily this one.
+        match access::decide(settings, self.who, &endpoint.addr, endpoint.port, TCP) {
+            Decision::Deny(denied) => self.refuse(denied, &endpoint.addr, endpoint.port),
+            _ => Verdict::Rewrite(endpoint.addr, endpoint.port),
         }
     }
 
