@@ -61,7 +61,7 @@ fn requests_of_a_kept_alive_connection_are_carried_in_the_kernel() -> Result<()>
     let scene = Scene::web(&ALWAYS)?;
     let told = scene.load(&WEB.to_string(), &["--requests", "1000"])?;
     assert_eq!(told["statuses"]["200"], 1000, "{told}");
-    assert!(spliced(&scene)? > 900);
+    assert!(spliced(&scene)? > 500);
     Ok(())
 }
 
