@@ -2,7 +2,7 @@
 
 use crate::{
     detect::{self, Verdict},
-    downstream::Downstream,
+    downstream::{Connection, Downstream},
     orig_dst::DownstreamAddr,
     relay::Relay,
     route::route,
@@ -48,7 +48,8 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let routed = route(&relay.snapshot.load(), orig_dst);
     let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
-    let downstream = Arc::new(Downstream::new(relay, wire, (client, local), (orig_dst, identity), timeouts));
+    let connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
+    let downstream = Arc::new(Downstream::new(Arc::new(connection)));
     if let Some(route) = &routed
         && let Some(endpoint) = tunnel::closed(&downstream, route)
     {

@@ -1,28 +1,20 @@
-//! One accepted connection: what its driver, hyper's IO and the request in flight share.
+//! What a connection's driver, hyper's IO and the request in flight share.
 
+mod connection;
 mod io;
 
+pub(crate) use connection::Connection;
 pub(crate) use io::DownstreamIo;
 
 use crate::{
-    datapath::Steered,
     deadline::Deadline,
-    flow::{LaneLabel, Reason},
-    identity::PodIdentity,
+    flow::Reason,
     muffle::Muffle,
-    netns::Lease,
-    orig_dst::{DownstreamAddr, OrigDstAddr},
-    party::Passages,
     record::{Draft, Failure},
-    relay::Relay,
-    snapshot::{Snapshot, Timeouts},
-    splice::Splice,
-    wire::Wire,
 };
 use parking_lot::Mutex;
-use proxy_common::flow::FlowKey;
 use std::{
-    net::SocketAddr,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
@@ -48,38 +40,28 @@ pub(crate) enum Phase {
     Request,
 }
 
-/// See the module.
+/// What a request is served by: the connection that it came on, and where that request is. HTTP/1 has one
+/// of them a connection, for one request after the other; HTTP/2 one for each of its streams.
 pub(crate) struct Downstream {
-    pub(crate) relay: Arc<Relay>,
-    pub(crate) wire: Wire,
-    pub(crate) client: DownstreamAddr,
-    /// The agent's end.
-    pub(crate) local: SocketAddr,
-    pub(crate) orig_dst: OrigDstAddr,
-    /// What the kernel half knows; `None` where it did not steer the connection.
-    pub(crate) identity: Option<Steered>,
-    /// The client's hold on its network namespace, where upstream sockets are born.
-    pub(crate) lease: Option<Lease>,
-    /// The timeouts that hold outside of requests.
-    pub(crate) timeouts: Timeouts,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) deadline: Deadline,
-    /// For what the connection's task polls beside hyper's server.
+    /// For what the task polls beside hyper's server.
     pub(crate) muffle: Muffle,
-    pub(crate) splice: Splice,
-    /// What holds for this client at endpoints.
-    pub(crate) passages: Passages,
-    /// The client's socket: local is the client's end.
-    client_key: FlowKey,
-    /// The client's socket is still in the socket map.
-    mapped: AtomicBool,
     phase: AtomicU8,
-    opened: Instant,
     first_byte: AtomicU64,
     request: RequestProgress,
     /// Requests whose end has not been reported yet: that is done when the answer has been sent.
     #[expect(clippy::vec_box, reason = "handed over, not copied")]
     ended: Mutex<Vec<Box<Draft>>>,
     any_ended: AtomicBool,
+}
+
+impl Deref for Downstream {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 /// How far the body of the request in flight has come.
@@ -92,54 +74,20 @@ struct RequestProgress {
 }
 
 impl Downstream {
-    pub(crate) fn new(
-        relay: Arc<Relay>,
-        wire: Wire,
-        (client, local): (DownstreamAddr, SocketAddr),
-        (orig_dst, identity): (OrigDstAddr, Option<Steered>),
-        timeouts: Timeouts,
-    ) -> Self {
+    /// A connection without a request yet.
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
         let deadline = Deadline::new();
-        let lease = identity.as_ref().map(|who| relay.namespaces.lease(who.netns_cookie, who.pid));
-        let opened = Instant::now();
-        deadline.idle(opened, timeouts.downstream_idle);
+        deadline.idle(connection.opened, connection.timeouts.downstream_idle);
         Self {
-            relay,
-            wire,
-            client,
-            local,
-            orig_dst,
-            timeouts,
+            connection,
             deadline,
             muffle: Muffle::new(),
-            splice: Splice::default(),
-            passages: Passages::default(),
-            client_key: FlowKey::new(client.0, local),
-            mapped: AtomicBool::new(identity.as_ref().is_some_and(|steered| steered.mapped)),
-            identity,
-            lease,
             phase: AtomicU8::new(Phase::Idle as u8),
-            opened,
             first_byte: AtomicU64::new(0),
             request: RequestProgress::default(),
             ended: Mutex::default(),
             any_ended: AtomicBool::new(false),
         }
-    }
-
-    /// The client's pod, by the snapshot in force.
-    pub(crate) fn pod(&self) -> Option<Arc<PodIdentity>> {
-        let cgroup_id = self.identity.as_ref().map_or(0, |steered| steered.cgroup_id);
-        self.relay.identity.pod_of(cgroup_id, self.client.0.ip())
-    }
-
-    /// The client's workload as metrics and logs say it.
-    pub(crate) fn workload(&self, snapshot: &Snapshot) -> Arc<str> {
-        if let Some(pod) = self.pod() {
-            return Arc::clone(&pod.key);
-        }
-        let by_address = snapshot.workload_by_ip.get(&self.client.0.ip());
-        Arc::clone(by_address.unwrap_or(&self.relay.unknown_workload))
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -148,16 +96,6 @@ impl Downstream {
             1 => Phase::Head,
             _ => Phase::Request,
         }
-    }
-
-    /// The client's socket: local is the client's end.
-    pub(crate) fn client_key(&self) -> FlowKey {
-        self.client_key
-    }
-
-    /// When it was accepted.
-    pub(crate) fn opened_at(&self) -> Instant {
-        self.opened
     }
 
     /// The client has not said anything yet.
@@ -282,49 +220,6 @@ impl Downstream {
             None if self.relay.drain.is_aborting() => Reason::Draining.into(),
             None => Reason::DownstreamReset.into(),
         }
-    }
-
-    /// An exchange with an endpoint is complete: it counts for a client on probation.
-    pub(crate) fn exchanged(&self) {
-        if let Some(identity) = self.identity.as_ref().filter(|identity| !identity.mapped) {
-            self.relay.datapath.watched_exchange(identity.cgroup_id);
-        }
-    }
-
-    /// True while answers to the client are redirected.
-    pub(crate) fn is_mapped(&self) -> bool {
-        self.mapped.load(Relaxed)
-    }
-
-    /// Call before the first byte of anything large or of unknown length.
-    pub(crate) fn leave_map(&self) {
-        if self.is_mapped() && self.relay.datapath.before_large_answer(&self.client_key) {
-            self.mapped.store(false, Relaxed);
-        }
-    }
-
-    /// Ends an orderly connection, when the client has read what was redirected to it: FIN may cost it the
-    /// rest (`proxy-ebpf/src/drained.rs`). What it still sends is read and thrown away: it would be answered
-    /// with a reset, which overtakes the answer. One that has closed is done with at once.
-    pub(crate) async fn take_leave(&self) {
-        let (begun, mut pause) = (Instant::now(), READ_POLL.0);
-        while self.is_mapped() && !self.relay.datapath.has_drained(&self.client_key) {
-            if begun.elapsed() > READ_WITHIN || self.relay.drain.is_aborting() {
-                tracing::debug!(client = %self.client.0, "a client does not read its answer");
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(READ_POLL.1);
-        }
-        if let Err(error) = self.wire.shut_write() {
-            tracing::debug!(%error, client = %self.client.0, "FIN");
-        }
-        self.wire.discard().await;
-    }
-
-    /// The lane of an exchange with an endpoint.
-    pub(crate) fn lane(&self, upstream_mapped: bool) -> LaneLabel {
-        if upstream_mapped || self.is_mapped() { LaneLabel::Relay } else { LaneLabel::Plain }
     }
 
     fn nanos(&self, at: Instant) -> u64 {

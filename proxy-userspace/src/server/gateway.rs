@@ -1,6 +1,9 @@
 //! A request that came to a Gateway or an Ingress: which rule it is for decides where it goes.
 
-use super::{Answer, Own, forward, towards_endpoint, wanted_lane};
+use super::{
+    Answer, Own,
+    forward::{forward, towards_endpoint, wanted_lane},
+};
 use crate::{
     admission,
     balance::random,

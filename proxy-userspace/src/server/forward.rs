@@ -1,0 +1,243 @@
+//! The later half of the pipeline: balance, policy, connect or reuse, send, take the head of the answer.
+
+use crate::{
+    admission, balance,
+    body::RequestBody,
+    datapath::UpstreamLane,
+    downstream::Downstream,
+    fields::{self, Message},
+    flow::Reason,
+    policy::Passage,
+    record::{Draft, Failure, head_size, is_idempotent},
+    route::Route,
+    snapshot::{Endpoint, Timeouts},
+    upstream::{Birthplace, SendError, Source, Upstream, acquire},
+};
+use http::{Request, Response, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// An answer this large streams: it is exempt from the whole request's deadline.
+const STREAMS: u64 = 256 * 1024;
+
+/// Sends the request, and takes the head of its answer.
+pub(super) async fn forward(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    request: Request<RequestBody>,
+    wanted: UpstreamLane,
+) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
+    let (response, upstream) = send(downstream, draft, route, request, wanted).await?;
+    towards_client(downstream, draft, route.timeouts, response, upstream)
+}
+
+/// Small requests of known length may be redirected into the endpoint's socket.
+pub(super) fn wanted_lane(downstream: &Downstream, request: &Request<Incoming>) -> UpstreamLane {
+    let head = head_size(request.headers()).saturating_add(request.uri().path().len());
+    let whole = request.body().size_hint().exact().map(|body| body.saturating_add(head as u64));
+    match whole {
+        Some(size) if size <= downstream.relay.settings.request_cap => UpstreamLane::Mapped,
+        _ => UpstreamLane::Plain,
+    }
+}
+
+/// The request as the endpoint gets it: as it came, but for what ends at this hop.
+pub(super) fn towards_endpoint(
+    downstream: &Arc<Downstream>,
+    timeouts: Timeouts,
+    request: Request<Incoming>,
+) -> Request<RequestBody> {
+    let (mut head, body) = request.into_parts();
+    fields::strip_hop_by_hop(&mut head.headers, Message::Request);
+    // HTTP/1.1 needs a Host: without one the request stays what it is.
+    if head.headers.contains_key(header::HOST) {
+        head.version = Version::HTTP_11;
+    }
+    Request::from_parts(head, RequestBody::new(body, downstream, timeouts))
+}
+
+/// Sends the request; once more if a pooled connection turns out to have been closed meanwhile.
+async fn send(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    mut request: Request<RequestBody>,
+    wanted: UpstreamLane,
+) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
+    let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::PoolOrNew)).await?;
+    if upstream.key.born == Birthplace::NodeInstead && !route.edge {
+        fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
+    }
+    let reused = upstream.reused;
+    let spare = if reused { spare_copy(&request) } else { None };
+    let error = match send_on(downstream, draft, route, upstream, request).await? {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    let again = error.unsent.or(spare.filter(|_| !error.answered));
+    let Some(mut request) = again.filter(|_| reused) else {
+        return Err(send_failure(downstream, &error.error));
+    };
+    let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::New)).await?;
+    match send_on(downstream, draft, route, upstream, request).await? {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(send_failure(downstream, &error.error)),
+    }
+}
+
+/// A connection to an endpoint; to another one if the first cannot be connected to. The policies are those
+/// of the client and of the endpoint that was picked: those of one Service's endpoints may differ. Rules may
+/// want fields of the request changed.
+async fn connect(
+    downstream: &Arc<Downstream>,
+    draft: &mut Draft,
+    route: &Route,
+    request: &mut Request<RequestBody>,
+    (wanted, source): (UpstreamLane, Source),
+) -> Result<Box<Upstream>, Failure> {
+    let cluster = &route.cluster;
+    if source == Source::PoolOrNew && downstream.splice.resumed().is_some() {
+        let upstream = downstream.splice.owing().ok_or(Reason::UpstreamReset)?;
+        draft.tries_at(upstream.key.endpoint, cluster);
+        return Ok(upstream);
+    }
+    if source == Source::PoolOrNew
+        && wanted == UpstreamLane::Mapped
+        && let Some((upstream, endpoint)) = downstream.splice.upstream(downstream, route)
+    {
+        if let Err(denied) = admit(downstream, draft, (endpoint, &downstream.passage(endpoint)), request) {
+            downstream.splice.put_back(upstream);
+            return Err(denied);
+        }
+        draft.tries(endpoint);
+        return Ok(upstream);
+    }
+    let client = balance::Client::of(downstream, route);
+    let (first, passage) = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
+    admit(downstream, draft, (first, &passage), request)?;
+    draft.tries(first);
+    let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
+        Ok(upstream) => return Ok(upstream),
+        Err(failure) => failure,
+    };
+    let other = match failure.reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout => {
+            pick_open(downstream, route, &client, Some(first.addr))
+        }
+        _ => None,
+    };
+    let (other, passage) = other.ok_or(failure)?;
+    admit(downstream, draft, (other, &passage), request)?;
+    draft.tries(other);
+    acquire(downstream, cluster, other.addr, wanted, source).await
+}
+
+/// An endpoint, and what holds there for this client: one that it may connect to, where there is any.
+fn pick_open<'a>(
+    downstream: &Downstream,
+    route: &'a Route,
+    client: &balance::Client,
+    avoid: Option<std::net::SocketAddr>,
+) -> Option<(&'a Endpoint, Arc<Passage>)> {
+    let with_passage = |one: &'a Endpoint| (one, downstream.passage(one));
+    let picked = with_passage(balance::pick(route, client, avoid)?);
+    if !picked.1.is_closed() || route.pinned.is_some() {
+        return Some(picked);
+    }
+    let others = route.cluster.usable_within(route.family, balance::scope(downstream, route));
+    let mut others = others.filter(|one| Some(one.addr) != avoid).map(with_passage);
+    Some(others.find(|(_, passage)| !passage.is_closed()).unwrap_or(picked))
+}
+
+/// Decides about the request at an endpoint, and makes its fields as the rules ask that allow it.
+fn admit(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    (endpoint, passage): (&Endpoint, &Passage),
+    request: &mut Request<RequestBody>,
+) -> Result<(), Failure> {
+    let rules = draft.admit((endpoint, passage), request)?;
+    for rule in rules.iter().filter(|rule| rule.has_effect()) {
+        for field in rule.enforce(request.headers_mut()) {
+            tracing::info!(rule = %rule.name, %field, client = %downstream.client.0, "a field is not as a rule asks");
+        }
+    }
+    Ok(())
+}
+
+/// Sends on one connection and waits for the head of the answer.
+async fn send_on(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    route: &Route,
+    mut upstream: Box<Upstream>,
+    request: Request<RequestBody>,
+) -> Result<Result<(Response<Incoming>, Box<Upstream>), SendError>, Failure> {
+    draft.lane = downstream.lane(upstream.lane == UpstreamLane::Mapped);
+    let began = Instant::now();
+    draft.upstream_began = Some(began);
+    downstream.await_answer(began, route.timeouts.response_head);
+    let sent = downstream.deadline.guard(upstream.send(request, &downstream.muffle)).await;
+    draft.upstream_ended = Some(Instant::now());
+    Ok(sent?.map(|response| (response, upstream)))
+}
+
+/// What can be sent again if the endpoint closes before it answers: a request that may be repeated
+/// and has no body.
+fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+    repeatable.then(|| {
+        let mut copy = Request::new(RequestBody::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        copy.headers_mut().clone_from(request.headers());
+        *copy.extensions_mut() = request.extensions().clone();
+        copy
+    })
+}
+
+fn send_failure(downstream: &Downstream, error: &hyper::Error) -> Failure {
+    let reason = if downstream.request_body_has_failed() {
+        Reason::DownstreamReset
+    } else if error.is_parse() {
+        Reason::UpstreamProtocol
+    } else {
+        Reason::UpstreamReset
+    };
+    Failure::new(reason, error)
+}
+
+/// The answer as the client gets it.
+fn towards_client(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    timeouts: Timeouts,
+    response: Response<Incoming>,
+    mut upstream: Box<Upstream>,
+) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
+    let (mut head, body) = response.into_parts();
+    if let Some(oddity) = admission::answer(&head) {
+        return Err(Failure::new(Reason::UpstreamProtocol, &oddity));
+    }
+    draft.answer_head = draft.upstream_ended;
+    draft.status = head.status.as_u16();
+    fields::strip_hop_by_hop(&mut head.headers, Message::Answer);
+    head.version = Version::HTTP_11;
+    let length = body.size_hint().exact();
+    let whole = length.map(|body| body.saturating_add(head_size(&head.headers) as u64));
+    if whole.is_none_or(|size| size > downstream.relay.settings.answer_cap) {
+        downstream.leave_map();
+    }
+    if length.is_none_or(|length| length > STREAMS) {
+        downstream.deadline.exempt();
+    }
+    if downstream.request_completed_at().is_none() {
+        upstream.drive_apart();
+    }
+    downstream.deadline.stage(Reason::ResponseBodyIdle, timeouts.response_body_idle);
+    Ok((head, body, upstream))
+}
