@@ -203,6 +203,7 @@ impl Splice {
             || !self.written.load(Relaxed)
             || downstream.phase() != Phase::Idle
             || downstream.relay.drain.is_leaving()
+            || downstream.wire.is_secure()
         {
             return;
         }

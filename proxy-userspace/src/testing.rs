@@ -1,6 +1,8 @@
 //! Small pieces of configuration for tests.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub(crate) mod certificates;
+
 use crate::{
     datapath::Steered,
     policy::{

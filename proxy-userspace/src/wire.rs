@@ -1,14 +1,23 @@
-//! The socket below hyper: a [`TcpStream`] that its driver and hyper share.
+//! What is below hyper: a connection's bytes, which its driver and hyper share. TCP's own, or those of a
+//! TLS session over it; one task reads and writes them through a shared reference.
+
+mod session;
+mod socket;
+
+pub(crate) use session::{Role, View};
 
 use hyper::rt::{ReadBuf, ReadBufCursor};
-use rustix::net::RecvFlags;
+use session::Session;
+use socket::Socket;
 use std::{
     io::{self, ErrorKind, IoSlice},
     mem::MaybeUninit,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
-use tokio::{io::Interest, net::TcpStream};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// Makes the close that follows a reset: the peer must not take what it has for the whole.
 pub(crate) fn reset_on_close(stream: &TcpStream) {
@@ -17,24 +26,39 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     }
 }
 
-/// A connected socket, read and written through a shared reference by one task.
+/// See the module.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
-    /// A read that does not fill its buffer has emptied the socket, so that the next one need not
-    /// ask the kernel. Not so where the peer may switch from redirect to TCP: the socket has two
-    /// queues then, and a read ends at the end of the first.
-    short_read_empties: bool,
+    socket: Arc<Socket>,
+    session: Option<Box<Session>>,
 }
 
 impl Wire {
+    /// Bytes as TCP has them; `redirected` where the peer may redirect into this socket.
     pub(crate) fn new(stream: TcpStream, redirected: bool) -> Self {
-        Self { stream, short_read_empties: !redirected }
+        Self { socket: Arc::new(Socket::new(stream, redirected)), session: None }
     }
 
-    /// The socket itself.
+    #[cfg_attr(not(test), expect(dead_code, reason = "who terminates TLS follows"))]
+    /// The socket for a TLS handshake: what it reads and writes is missing here until [`Wire::secure`].
+    pub(crate) fn view(&self) -> View {
+        View::new(Arc::clone(&self.socket))
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "who terminates TLS follows"))]
+    /// From here on bytes are those of a TLS session over this socket.
+    pub(crate) fn secure(&mut self, stream: TlsStream<View>, role: Role) {
+        self.session = Some(Box::new(Session::new(stream, role)));
+    }
+
+    /// Whether they are those of a TLS session.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// The TCP socket.
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.socket.stream()
     }
 
     /// Reads into the cursor; nothing read means end of file.
@@ -47,56 +71,28 @@ impl Wire {
     }
 
     /// The same; `look` sees the bytes that were read.
-    #[allow(unsafe_code)]
     pub(crate) fn poll_read_and(
         &self,
         cx: &mut Context<'_>,
-        mut cursor: ReadBufCursor<'_>,
+        cursor: ReadBufCursor<'_>,
         look: impl Fn(&[u8]),
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            // SAFETY: the slice is only handed to recv(2), which never de-initialises a byte.
-            let room = unsafe { cursor.as_mut() };
-            let size = room.len();
-            let mut got = 0;
-            let outcome = self.stream.try_io(Interest::READABLE, || {
-                let ((read, _), count) = rustix::net::recv(&self.stream, &mut *room, RecvFlags::empty())?;
-                got = count;
-                look(read);
-                let empty = self.short_read_empties && got > 0 && got < size;
-                if empty { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match outcome {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) if got == 0 => {}
-                _ => {
-                    // SAFETY: recv(2) wrote the first `got` bytes.
-                    unsafe { cursor.advance(got) };
-                    return Poll::Ready(Ok(got));
-                }
-            }
+        match &self.session {
+            None => self.socket.poll_read(cx, cursor, look),
+            Some(session) => session.poll_read(cx, cursor, look),
         }
     }
 
-    /// Ready when there is something to read, end of file and errors included. Reads nothing.
+    /// Ready when the socket has something to read, end of file and errors included. Reads nothing.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            let peeked = self.stream.try_io(Interest::READABLE, || {
-                Ok(rustix::net::recv(&self.stream, &mut [0_u8; 1][..], RecvFlags::PEEK)?)
-            });
-            match peeked {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                _ => return Poll::Ready(()),
-            }
-        }
+        self.socket.poll_readable(cx)
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, || self.stream.try_write(bytes))
+        match &self.session {
+            None => self.socket.poll_write(cx, bytes),
+            Some(session) => session.poll_write(cx, bytes),
+        }
     }
 
     pub(crate) fn poll_write_vectored(
@@ -104,21 +100,33 @@ impl Wire {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, || self.stream.try_write_vectored(slices))
+        match &self.session {
+            None => self.socket.poll_write_vectored(cx, slices),
+            Some(session) => session.poll_write_vectored(cx, slices),
+        }
     }
 
-    fn poll_send(
-        &self,
-        cx: &mut Context<'_>,
-        send: impl Fn() -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match send() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
+    /// Ready when the socket has all that was written.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.session {
+            None => Poll::Ready(Ok(())),
+            Some(session) => session.poll_flush(cx),
         }
+    }
+
+    /// Sends the session's last word, where there is one, and FIN.
+    pub(crate) fn poll_shut_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.session {
+            None => Poll::Ready(self.socket.shut_write()),
+            Some(session) => session.poll_shut_write(cx),
+        }
+    }
+
+    /// The same; waits no longer than a second for a peer that does not read.
+    pub(crate) async fn shut_write(&self) -> io::Result<()> {
+        let shut = std::future::poll_fn(|cx| self.poll_shut_write(cx));
+        let late = |_| io::Error::from(ErrorKind::TimedOut);
+        tokio::time::timeout(Duration::from_secs(1), shut).await.map_err(late)?
     }
 
     /// Writes all of it and sends FIN; waits no longer than a second.
@@ -128,7 +136,7 @@ impl Wire {
                 let count = std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await?;
                 bytes = bytes.get(count..).unwrap_or_default();
             }
-            self.shut_write()
+            std::future::poll_fn(|cx| self.poll_shut_write(cx)).await
         };
         let late = |_| io::Error::from(ErrorKind::TimedOut);
         tokio::time::timeout(Duration::from_secs(1), write).await.map_err(late)?
@@ -139,7 +147,9 @@ impl Wire {
     pub(crate) async fn discard(&self) {
         let mut storage = [MaybeUninit::uninit(); 4096];
         let read_all = async {
-            let read = |cx: &mut Context<'_>| self.poll_read(cx, ReadBuf::uninit(&mut storage).unfilled());
+            let read = |cx: &mut Context<'_>| {
+                self.socket.poll_read(cx, ReadBuf::uninit(&mut storage).unfilled(), |_| {})
+            };
             let mut read = std::future::poll_fn(read);
             while matches!((&mut read).await, Ok(1..)) {}
         };
@@ -148,28 +158,17 @@ impl Wire {
         }
     }
 
-    /// Sends FIN.
-    pub(crate) fn shut_write(&self) -> io::Result<()> {
-        match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write) {
-            Err(rustix::io::Errno::NOTCONN) => Ok(()),
-            done => Ok(done?),
-        }
-    }
-
     /// Completes when the peer has sent FIN (true) or the connection was reset (false), whatever is
     /// still unread.
     pub(crate) async fn disturbed(&self) -> bool {
-        // tokio reports a peer's FIN together with priority data, which nobody subscribes to.
-        match self.stream.ready(Interest::PRIORITY | Interest::ERROR).await {
-            Ok(ready) => !ready.is_error(),
-            Err(_) => false,
-        }
+        self.socket.disturbed().await
     }
 
     /// Completes when the connection was reset, whatever is still unread.
     pub(crate) async fn broken(&self) {
-        if self.stream.ready(Interest::ERROR).await.is_err() {
-            tracing::trace!("the runtime ends");
-        }
+        self.socket.broken().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,7 +130,7 @@ impl Connection {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(READ_POLL.1);
         }
-        if let Err(error) = self.wire.shut_write() {
+        if let Err(error) = self.wire.shut_write().await {
             tracing::debug!(%error, client = %self.client.0, "FIN");
         }
         self.wire.discard().await;

@@ -73,20 +73,21 @@ impl Write for DownstreamIo {
         self.shared.wire.poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.shared.wire.poll_flush(cx))?;
         self.shared.splice.written(true);
         // The client may answer any moment: what it says next can be the kernel half's already.
         self.shared.splice.arm(&self.shared);
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.splice.is_cut() {
             wire::reset_on_close(self.shared.wire.stream());
             return Poll::Ready(Ok(()));
         }
         // On a client that is mapped the FIN waits: see `Downstream::take_leave`.
-        Poll::Ready(if self.shared.is_mapped() { Ok(()) } else { self.shared.wire.shut_write() })
+        if self.shared.is_mapped() { Poll::Ready(Ok(())) } else { self.shared.wire.poll_shut_write(cx) }
     }
 
     fn is_write_vectored(&self) -> bool {
