@@ -12,7 +12,8 @@ pub enum PolicyCommand {
     ///
     /// A case is {name, from, to, port, protocol (TCP), family (4 or 6), http: {method, path, host, headers:
     /// [[name, value], ...]}, expect: [allow | forbidden | drop | bad-request | redirect, ...]}. From and to are
-    /// namespace/pod, an address, host or remote-node; to may be a Service's address. Any of `expect` is right.
+    /// namespace/pod, an address, host or remote-node; to may be a Service's address, or a Gateway's (host is the
+    /// nodes'), where a route may redirect the request. Any of `expect` is right.
     Test(PolicyTestArgs),
     /// Say what policies decide and why, and which rule would have allowed it if not: by a directory of
     /// manifests, or by the running agent.

@@ -3,7 +3,7 @@
 use super::{
     Passage, Rule,
     access::{Access, Direction, Party, PolicySet, Transport, Verdict},
-    question::{Answer, Ends, Fate, Ports, Question, Request, There},
+    question::{Answer, Fate, Ports, Question, Request, There, Told},
 };
 use crate::snapshot::Snapshot;
 use serde::Serialize;
@@ -42,19 +42,23 @@ pub(crate) fn explain(
     snapshot: &Snapshot,
     ports: &Ports,
 ) -> anyhow::Result<Vec<Explanation>> {
-    let answers = question.answers(snapshot, ports)?;
-    let Ends { client, endpoints } = question.ends(snapshot, ports)?;
-    let request = question.http.as_ref().and_then(|http| http.request(question.authority()).ok());
+    let (client, told) = question.told(snapshot, ports)?;
     let asking = Asking { access: &snapshot.access, client: &client, transport: question.transport };
-    let endpoints = endpoints.iter().map(Some).chain(std::iter::repeat(None));
-    let explained = answers.into_iter().zip(endpoints).map(|(answer, there)| match there {
-        Some(there) => asking.explain(answer, there, request.as_ref()),
+    let explained = told.into_iter().map(|Told { answer, there, request, by_rule }| match there {
+        Some(there) if by_rule => Explanation {
+            lane: "relay: a rule sends each request where it belongs".to_owned(),
+            ..asking.explain(answer, &there, request.as_ref())
+        },
+        Some(there) => asking.explain(answer, &there, request.as_ref()),
         None => Explanation {
+            lane: match answer.fate {
+                Fate::Drop => "nobody: there is nowhere to connect to".to_owned(),
+                _ => "the agent, which answers by itself".to_owned(),
+            },
             answer,
             egress: None,
             ingress: None,
             nearest: None,
-            lane: "nobody: there is nowhere to connect to".to_owned(),
             audit: None,
         },
     });

@@ -1,19 +1,24 @@
 //! What policies say about a connection, or a request, that nobody makes: for `weir policy`.
 
+mod gate;
+mod request;
 mod service;
 
+pub(crate) use request::{Http, Request};
 pub(crate) use service::Ports;
 
+use request::{get, slash};
+
 use super::{
-    Asked, Outcome, Passage,
+    Outcome, Passage,
     access::{Access, Direction, Party, Side, Transport, Verdict},
 };
 use crate::{
     admission,
+    route::table::{Place, Scheme, Site, Where},
     snapshot::{Family, Snapshot},
 };
 use anyhow::{Context, ensure};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header::HOST};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -60,32 +65,6 @@ impl FromStr for End {
             None => Err(wrong()),
         }
     }
-}
-
-/// A request that might be sent.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Http {
-    /// Its method.
-    #[serde(default = "get")]
-    pub(crate) method: String,
-    /// Its target.
-    #[serde(default = "slash")]
-    pub(crate) path: String,
-    /// Its Host field; the address where it is missing.
-    #[serde(default)]
-    pub(crate) host: Option<String>,
-    /// Its other fields.
-    #[serde(default)]
-    pub(crate) headers: Vec<(String, String)>,
-}
-
-fn get() -> String {
-    "GET".to_owned()
-}
-
-fn slash() -> String {
-    "/".to_owned()
 }
 
 /// What is asked.
@@ -144,6 +123,30 @@ pub(crate) struct There {
     pub(crate) name: String,
     pub(crate) party: Party,
     pub(crate) port: u16,
+}
+
+impl There {
+    /// Whoever has an address, or the pod that a slice names.
+    fn at(access: &Access, addr: SocketAddr, workload: Option<&str>) -> Self {
+        let pod = access.pod_at(addr.ip(), workload);
+        let party = match &pod {
+            Some(pod) => access.party_of(pod, Some(addr.ip())),
+            None => access.party_at(addr.ip()),
+        };
+        let name = pod.map_or_else(|| addr.to_string(), |pod| format!("{} {addr}", pod.facts.name));
+        Self { name, party, port: addr.port() }
+    }
+}
+
+/// An answer, and what it was found by.
+pub(crate) struct Told {
+    pub(crate) answer: Answer,
+    /// `None` where it reaches nobody.
+    pub(crate) there: Option<There>,
+    /// As the endpoint would get it.
+    pub(crate) request: Option<Request>,
+    /// It came to a listener, and a rule chose the endpoint.
+    pub(crate) by_rule: bool,
 }
 
 /// Who connects, and where the connection may lead: to any endpoint of a Service.
@@ -221,42 +224,69 @@ impl Question {
 
     /// The endpoints of a Service's address; `None` where it is none.
     fn behind(&self, snapshot: &Snapshot, ports: &Ports, address: SocketAddr) -> Option<Vec<There>> {
-        let there = |addr: SocketAddr, workload: Option<&str>| {
-            let pod = snapshot.access.pod_at(addr.ip(), workload);
-            let party = match &pod {
-                Some(pod) => snapshot.access.party_of(pod, Some(addr.ip())),
-                None => snapshot.access.party_at(addr.ip()),
-            };
-            let name = pod.map_or_else(|| addr.to_string(), |pod| format!("{} {addr}", pod.facts.name));
-            There { name, party, port: addr.port() }
-        };
         if self.transport == Transport::Tcp
             && let Some(cluster) = snapshot.by_frontend.get(&address)
         {
             let usable = cluster.usable_endpoints(Family::of(address.ip()));
-            return Some(usable.map(|one| there(one.addr, one.workload.as_deref())).collect());
+            return Some(
+                usable.map(|one| There::at(&snapshot.access, one.addr, one.workload.as_deref())).collect(),
+            );
         }
         let endpoints = ports.endpoints(address, self.transport)?;
-        Some(endpoints.into_iter().map(|addr| there(addr, None)).collect())
+        Some(endpoints.into_iter().map(|addr| There::at(&snapshot.access, addr, None)).collect())
     }
 
     /// What becomes of it at each endpoint. `Err` where the question cannot be understood.
     pub(crate) fn answers(&self, snapshot: &Snapshot, ports: &Ports) -> anyhow::Result<Vec<Answer>> {
+        Ok(self.told(snapshot, ports)?.1.into_iter().map(|told| told.answer).collect())
+    }
+
+    /// Who connects, and what becomes of it at each endpoint. `Err` where the question cannot be understood.
+    pub(crate) fn told(&self, snapshot: &Snapshot, ports: &Ports) -> anyhow::Result<(Party, Vec<Told>)> {
         ensure!(self.http.is_none() || self.transport == Transport::Tcp, "HTTP is spoken on TCP alone");
-        let ends = self.ends(snapshot, ports)?;
-        if ends.endpoints.is_empty() {
-            let because = "the Service has no endpoint that can be used".to_owned();
-            return Ok(vec![Answer { at: format!("{:?}", self.to), fate: Fate::Drop, because }]);
-        }
+        let Ends { client, endpoints } = self.ends(snapshot, ports)?;
         let request = self.http.as_ref().map(|http| http.request(self.authority()));
-        let answer = |there: &There| {
+        if let (Some(request), Some(site), [gate]) = (&request, self.site(snapshot), &endpoints[..]) {
+            let family = self.family.or_else(|| family_of(&self.to));
+            let told = gate::requested(snapshot, (&client, gate), (site, family), request.as_ref());
+            return Ok((client, told));
+        }
+        if endpoints.is_empty() {
+            let because = "the Service has no endpoint that can be used".to_owned();
+            let answer = Answer { at: format!("{:?}", self.to), fate: Fate::Drop, because };
+            return Ok((client, vec![Told { answer, there: None, request: None, by_rule: false }]));
+        }
+        let told = endpoints.into_iter().map(|there| {
             let (fate, because) = match &request {
-                None => connection(&snapshot.access, &ends.client, there, self.transport),
-                Some(request) => requested(&snapshot.access, &ends.client, there, request.as_ref()),
+                None => connection(&snapshot.access, &client, &there, self.transport),
+                Some(request) => requested(&snapshot.access, &client, &there, request.as_ref()),
             };
-            Answer { at: there.name.clone(), fate, because }
+            let answer = Answer { at: there.name.clone(), fate, because };
+            let request = request.clone().and_then(Result::ok);
+            Told { answer, there: Some(there), request, by_rule: false }
+        });
+        let told = told.collect();
+        Ok((client, told))
+    }
+
+    /// The Gateways and Ingresses that it is for, where it goes by host and path.
+    fn site<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Site> {
+        let at = match &self.to {
+            End::Address(ip) => {
+                let address = SocketAddr::new(ip.to_canonical(), self.port);
+                if snapshot.by_frontend.contains_key(&address) {
+                    return None;
+                }
+                if let Some(site) = snapshot.by_gateway.get(&address) {
+                    return Some(site);
+                }
+                Where::Address(address.ip())
+            }
+            End::Host | End::RemoteNode => Where::Nodes,
+            End::Pod(_) | End::Service(_) => return None,
         };
-        Ok(ends.endpoints.iter().map(answer).collect())
+        let site = snapshot.routes.sites.get(&Place { at, port: self.port })?;
+        (site.scheme == Scheme::Http).then_some(site)
     }
 
     /// What a client would send as the host.
@@ -356,44 +386,5 @@ fn requested(
         Outcome::Ambiguous(policies, why) => {
             (Fate::BadRequest, format!("{why}: {policies} cannot be applied"))
         }
-    }
-}
-
-/// A request in the agent's terms.
-pub(crate) struct Request {
-    method: Method,
-    uri: Uri,
-    fields: HeaderMap,
-}
-
-impl Request {
-    pub(crate) fn asked(&self) -> Asked<'_> {
-        Asked {
-            method: &self.method,
-            uri: &self.uri,
-            version: Version::HTTP_11,
-            host: self.fields.get(HOST),
-            hosts: self.fields.get_all(HOST).iter().count(),
-            fields: &self.fields,
-        }
-    }
-}
-
-impl Http {
-    /// `Err` says why no server would take it.
-    pub(crate) fn request(&self, authority: String) -> Result<Request, String> {
-        let method =
-            Method::from_bytes(self.method.as_bytes()).map_err(|_| "the method is none".to_owned())?;
-        let uri: Uri = self.path.parse().map_err(|_| "the target is none".to_owned())?;
-        let mut fields = HeaderMap::new();
-        let named_host = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
-        let host = self.host.clone().or_else(|| (!named_host).then_some(authority));
-        let host = host.map(|host| ("host".to_owned(), host));
-        for (name, value) in host.iter().chain(&self.headers) {
-            let name: HeaderName = name.parse().map_err(|_| format!("field {name:?} has no name"))?;
-            let value = HeaderValue::from_bytes(value.as_bytes());
-            fields.append(name, value.map_err(|_| "a field's value is none".to_owned())?);
-        }
-        Ok(Request { method, uri, fields })
     }
 }
