@@ -40,7 +40,7 @@ abi! {
         addr: AddrWords,
         /// Destination port, host order.
         port: u16,
-        /// IP protocol number; only TCP (6) is looked up.
+        /// IP protocol number. Under UDP and SCTP are addresses that the cluster's own proxy serves.
         protocol: u16,
     }
 

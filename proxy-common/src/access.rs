@@ -44,18 +44,20 @@ abi! {
         class6: u32,
         /// `IS_*` bits.
         flags: u32,
-        /// Explicit padding.
-        pad: u32,
+        /// The policy set of connections to it; 0: all are allowed.
+        ingress: u32,
     }
 
     /// Whoever has an address.
-    Peer [16] {
+    Peer [20] {
         /// The class.
         class: u32,
         /// The pod; 0 for everybody else.
         pod: u32,
         /// The policy set of connections to it; 0: all are allowed.
         ingress: u32,
+        /// The policy set of connections that it makes, where it is a pod of this node; 0: all are allowed.
+        egress: u32,
         /// `IS_*` bits.
         flags: u32,
     }
@@ -119,7 +121,27 @@ impl Subject {
     #[inline(always)]
     #[must_use]
     pub const fn elsewhere(peer: &Peer) -> Self {
-        Self { pod: peer.pod, egress: 0, class4: peer.class, class6: peer.class, flags: 0, pad: 0 }
+        Self { pod: peer.pod, egress: 0, class4: peer.class, class6: peer.class, flags: 0, ingress: 0 }
+    }
+
+    /// As somebody on this node whose address is all that is known: a pod, or the node itself.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_address(peer: &Peer) -> Self {
+        Self { egress: peer.egress, flags: peer.flags & IS_HOST, ..Self::elsewhere(peer) }
+    }
+
+    /// As who is reached at an address, IPv4 (`v4`) or IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reached(&self, v4: bool) -> Peer {
+        Peer {
+            class: if v4 { self.class4 } else { self.class6 },
+            pod: self.pod,
+            ingress: self.ingress,
+            egress: self.egress,
+            flags: self.flags | IS_LOCAL_POD,
+        }
     }
 }
 
@@ -213,9 +235,9 @@ mod tests {
 
     const TCP: u8 = 6;
     const ADDR: AddrWords = mapped(0x0a01_0001_u32.to_be());
-    const OPEN: Subject = Subject { pod: 1, egress: 0, class4: 7, class6: 8, flags: 0, pad: 0 };
+    const OPEN: Subject = Subject { pod: 1, egress: 0, class4: 7, class6: 8, flags: 0, ingress: 0 };
     const BOUND: Subject = Subject { egress: 20, ..OPEN };
-    const FREE: Peer = Peer { class: 9, pod: 2, ingress: 0, flags: IS_LOCAL_POD };
+    const FREE: Peer = Peer { class: 9, pod: 2, ingress: 0, egress: 0, flags: IS_LOCAL_POD };
     const GUARDED: Peer = Peer { ingress: 30, ..FREE };
 
     fn decide(from: &Subject, to: Option<&Peer>, says: &[(u32, u32, u32)]) -> Decision {

@@ -8,7 +8,10 @@ use crate::{
     maps::{ENDPOINTS, PEERS, SUBJECTS, VERDICTS, count},
 };
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
+    },
     maps::lpm_trie::Key,
 };
 use proxy_common::{
@@ -38,17 +41,21 @@ pub fn who(settings: &Settings) -> Who {
     if settings.access == 0 {
         return Who::Anybody;
     }
+    // SAFETY: takes a number only; 0 where the tree is not so deep.
+    who_by(settings, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) })
+}
+
+/// The pod of a cgroup, by its ancestors: `ancestor` tells the id of the one at a level of the tree.
+#[inline(always)]
+pub fn who_by(settings: &Settings, ancestor: impl Fn(u32) -> u64) -> Who {
     for below in 1..=2 {
-        // SAFETY: takes a number only; 0 where the tree is not so deep.
-        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id((settings.pods_level + below) as i32) };
+        let cgroup = ancestor(settings.pods_level + below);
         // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
         if let Some(subject) = unsafe { SUBJECTS.get(cgroup) } {
             return Who::Known(subject);
         }
     }
-    // SAFETY: as above.
-    let parent = unsafe { bpf_get_current_ancestor_cgroup_id(settings.pods_level as i32) };
-    if parent == settings.pods_cgroup { Who::Unknown } else { Who::Anybody }
+    if ancestor(settings.pods_level) == settings.pods_cgroup { Who::Unknown } else { Who::Anybody }
 }
 
 /// Who has an address.
@@ -99,7 +106,8 @@ pub fn refused(denied: Denied, addr: &AddrWords, port: u16, protocol: u8) {
     count_refusal(denied);
     // SAFETY: takes nothing.
     let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
-    events::refused(denied, addr, &[0; 4], cgroup_id, (port, protocol));
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    events::refused(denied, addr, &[0; 4], (cgroup_id, pid), (port, protocol));
 }
 
 /// Counts a refusal.

@@ -6,7 +6,7 @@
 //! offset.
 
 use aya_ebpf::{
-    bindings::{bpf_sock_addr, bpf_sock_ops, sk_msg_md},
+    bindings::{__sk_buff, bpf_sock_addr, bpf_sock_ops, sk_msg_md},
     helpers::{bpf_probe_read_kernel, generated::bpf_msg_pull_data},
 };
 use core::ptr::{read_volatile, write_volatile};
@@ -61,6 +61,24 @@ pub fn destination6(ctx: *mut bpf_sock_addr) -> (AddrWords, u16) {
 #[inline(always)]
 pub fn protocol(ctx: *mut bpf_sock_addr) -> u32 {
     word!((*ctx).protocol)
+}
+
+/// Whether a packet that begins with its IP header is plainly TCP: what has headers between is read elsewhere.
+#[inline(always)]
+pub fn is_tcp(skb: *mut __sk_buff) -> bool {
+    /// Where the protocol is, of IPv4 and of IPv6.
+    const V4: usize = 9;
+    const V6: usize = 6;
+    let (data, end) = (word!((*skb).data) as usize, word!((*skb).data_end) as usize);
+    if data + V4 + 1 > end {
+        return false;
+    }
+    // SAFETY: three bytes between the packet's bounds.
+    let (version, v4, v6) = unsafe {
+        let at = data as *const u8;
+        (read_volatile(at) >> 4, read_volatile(at.add(V4)), read_volatile(at.add(V6)))
+    };
+    (version == 4 && u32::from(v4) == TCP) || (version == 6 && u32::from(v6) == TCP)
 }
 
 /// `user_port`: network order in the low half of a word.

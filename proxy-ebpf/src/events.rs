@@ -3,10 +3,7 @@
 use crate::maps::{EVENTS, count};
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, bpf_sock_ops},
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_ns, bpf_ringbuf_query},
-    },
+    helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_query},
 };
 use core::ptr::read_volatile;
 use proxy_common::{
@@ -87,13 +84,14 @@ pub fn workload_barred(by: u32, cgroup_id: u64, pid: u32, admitted: bool) {
 /// Refusals leave this much of the ring to flows, so that a client that never tires loses them none.
 const REFUSALS_UP_TO: u64 = 1 << 19;
 
-/// Reports a refused connection. Where the ring is half full it is counted only.
+/// Reports a refused connection or datagram of a cgroup and process of this node, 0 where it is not known.
+/// Where the ring is half full it is counted only.
 #[inline(always)]
 pub fn refused(
     denied: Denied,
     addr: &AddrWords,
     client: &AddrWords,
-    cgroup_id: u64,
+    (cgroup_id, pid): (u64, u32),
     (port, protocol): (u16, u8),
 ) {
     let ring = (&raw const EVENTS).cast_mut().cast();
@@ -111,7 +109,7 @@ pub fn refused(
         addr: *addr,
         client: *client,
         cgroup_id,
-        pid: if cgroup_id == 0 { 0 } else { (bpf_get_current_pid_tgid() >> 32) as u32 },
+        pid,
         port,
         protocol: u16::from(protocol),
     });

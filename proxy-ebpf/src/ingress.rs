@@ -8,8 +8,8 @@
 //! [`INBOUND`]. Fails open: what is not steered goes on untouched, to whoever else serves it.
 
 use crate::{
-    access, events,
-    maps::{DATAGRAMS, INBOUND, SERVICES, count, settings},
+    access, datagram, events,
+    maps::{INBOUND, SERVICES, count, settings},
     packet::{self, End, Packet, Parsed, TCP},
 };
 use aya_ebpf::{
@@ -20,15 +20,13 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{ID_ENDPOINT, Inbound, LANE_STEER, ServiceKey, Settings, counter},
-    access::{Connection, Decision, Denied, IS_LOCAL_POD, Subject},
+    access::{Connection, Decision, Denied, IS_LOCAL_POD, Peer, Subject},
     addr::{AddrWords, unmapped},
     flow::FlowKey,
 };
 
 /// How long a connection may be silent before another of the same client may take its place.
 const SILENT_NS: u64 = 60_000_000_000;
-/// How long a datagram may be answered; conntrack's time for streams of them.
-const ANSWERED_NS: u64 = 180_000_000_000;
 /// How often a connection's latest packet is noted.
 const NOTE_NS: u64 = 1_000_000_000;
 
@@ -115,41 +113,17 @@ fn decide(settings: &Settings, packet: &Packet) -> Decision {
     let FlowKey { remote: addr, remote_port: port, .. } = &packet.flow;
     let connection = Connection { from: &from, addr, to: Some(to), protocol: packet.protocol, port: *port };
     let decision = connection.decide(settings.fail_closed != 0, access::verdict);
-    if packet.protocol != TCP && decision != Decision::Allow && is_answer(packet) {
+    if packet.protocol != TCP && decision != Decision::Allow && datagram::is_answer(&packet.flow) {
         return Decision::Allow;
     }
     decision
-}
-
-/// A pod of this node has sent the flow's first datagram.
-#[inline(always)]
-fn is_answer(packet: &Packet) -> bool {
-    // SAFETY: no arguments; one word, read once.
-    let (now, sent) = unsafe { (bpf_ktime_get_ns(), DATAGRAMS.get(packet.flow.reversed())) };
-    sent.is_some_and(|sent| now.wrapping_sub(*sent) < ANSWERED_NS)
-}
-
-/// A datagram leaves: answers to it will be known, where they would not be allowed anyway.
-#[inline(always)]
-fn note(settings: &Settings, packet: &Packet) {
-    if settings.access == 0 || access::peer(&packet.flow.local).is_none_or(|own| own.ingress == 0) {
-        return;
-    }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: one word, read once.
-    let fresh = unsafe { DATAGRAMS.get(packet.flow) }.is_some_and(|sent| now.wrapping_sub(*sent) < NOTE_NS);
-    if !fresh {
-        // Never full: the oldest goes.
-        let _ = DATAGRAMS.insert(packet.flow, now, 0);
-    }
 }
 
 #[inline(always)]
 fn refuse(packet: &Packet, denied: Denied) -> Verdict {
     access::count_refusal(denied);
     let FlowKey { local, remote, remote_port, .. } = &packet.flow;
-    events::refused(denied, remote, local, 0, (*remote_port, packet.protocol));
+    events::refused(denied, remote, local, (0, 0), (*remote_port, packet.protocol));
     Verdict::Refuse
 }
 
@@ -195,8 +169,7 @@ fn bring_in(settings: &Settings, packet: &Packet, listener: AddrWords, by_reques
 fn leaving(packet: &Packet) -> Verdict {
     let Some(settings) = settings() else { return Verdict::Unchanged };
     if packet.protocol != TCP {
-        note(settings, packet);
-        return Verdict::Unchanged;
+        return sent(settings, packet);
     }
     let from_listener = packet.flow.local_port == settings.listener_port
         && packet.flow.local == listener(settings, &packet.flow.local);
@@ -208,6 +181,31 @@ fn leaving(packet: &Packet) -> Verdict {
         Some(inbound) => Verdict::From(inbound.addr, inbound.port),
         None => Verdict::Unchanged,
     }
+}
+
+/// A datagram leaves the node. To its Service's address the pod might send it; here it has an endpoint's, and
+/// its sender's policies are asked. Answers to it will be known, where they would not be allowed anyway.
+#[inline(always)]
+fn sent(settings: &Settings, packet: &Packet) -> Verdict {
+    let FlowKey { local, remote: addr, remote_port: port, .. } = &packet.flow;
+    let own = if settings.access == 0 { None } else { access::peer(local) };
+    let Some(own) = own.filter(|own| own.egress != 0 || own.ingress != 0) else { return Verdict::Unchanged };
+    if own.egress != 0 {
+        // Policies of who gets it are for its own node.
+        let to = access::peer(addr).map(|to| Peer { ingress: 0, ..*to });
+        let from = Subject::at_address(own);
+        let connection =
+            Connection { from: &from, addr, to: to.as_ref(), protocol: packet.protocol, port: *port };
+        if let Decision::Deny(denied) = connection.decide(settings.fail_closed != 0, access::verdict)
+            && !datagram::is_answer(&packet.flow)
+        {
+            return refuse(packet, denied);
+        }
+    }
+    if own.ingress != 0 {
+        datagram::note(&packet.flow);
+    }
+    Verdict::Unchanged
 }
 
 /// The listener of an address's family; zero where there is none.

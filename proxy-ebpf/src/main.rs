@@ -11,6 +11,7 @@ mod atomic;
 mod connect;
 mod control;
 mod ctx;
+mod datagram;
 mod drained;
 mod events;
 mod ingress;

@@ -1,7 +1,11 @@
-//! Packets as the tc programs see them: read by helper calls, so that it does not matter which part is
+//! Packets as the tc programs and those of datagrams see them: read by helper calls, so that it does not matter which part is
 //! linear, and rewritten with their checksums.
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::generated::bpf_skb_change_tail, programs::TcContext};
+use aya_ebpf::{
+    bindings::BPF_F_PSEUDO_HDR,
+    helpers::generated::bpf_skb_change_tail,
+    programs::{TcContext, sk_buff::SkBuff},
+};
 use core::mem::offset_of;
 use network_types::{
     eth::EthHdr,
@@ -83,31 +87,42 @@ impl Packet {
 pub fn parse(ctx: &TcContext) -> Parsed {
     let Ok(ether_type) = ctx.load::<u16>(offset_of!(EthHdr, ether_type)) else { return Parsed::Unreadable };
     match u16::from_be(ether_type) {
-        ETHERTYPE_IPV4 => parse4(ctx),
-        ETHERTYPE_IPV6 => parse6(ctx),
+        ETHERTYPE_IPV4 => parse4(&ctx.skb, EthHdr::LEN),
+        ETHERTYPE_IPV6 => parse6(&ctx.skb, EthHdr::LEN),
         _ => Parsed::Other,
     }
 }
 
+/// Reads the headers of a packet that begins with its IP header.
 #[inline(always)]
-fn parse4(ctx: &TcContext) -> Parsed {
-    let Ok(ip) = ctx.load::<Ipv4Hdr>(EthHdr::LEN) else { return Parsed::Unreadable };
+pub fn parse_ip(skb: &SkBuff) -> Parsed {
+    match skb.load::<u8>(0) {
+        Ok(first) if first >> 4 == 4 => parse4(skb, 0),
+        Ok(first) if first >> 4 == 6 => parse6(skb, 0),
+        Ok(_) => Parsed::Other,
+        Err(_) => Parsed::Unreadable,
+    }
+}
+
+#[inline(always)]
+fn parse4(skb: &SkBuff, at: usize) -> Parsed {
+    let Ok(ip) = skb.load::<Ipv4Hdr>(at) else { return Parsed::Unreadable };
     if ip.frag_offset() != 0 {
         return Parsed::Other;
     }
     let ends = (mapped(u32::from_ne_bytes(ip.src_addr)), mapped(u32::from_ne_bytes(ip.dst_addr)));
-    transport(ctx, ip.proto, EthHdr::LEN + usize::from(ip.ihl()), ends)
+    transport(skb, ip.proto, at + usize::from(ip.ihl()), ends)
 }
 
 #[inline(always)]
-fn parse6(ctx: &TcContext) -> Parsed {
-    let Ok(ip) = ctx.load::<Ipv6Hdr>(EthHdr::LEN) else { return Parsed::Unreadable };
-    let (mut next, mut at) = (ip.next_hdr, EthHdr::LEN + Ipv6Hdr::LEN);
+fn parse6(skb: &SkBuff, at: usize) -> Parsed {
+    let Ok(ip) = skb.load::<Ipv6Hdr>(at) else { return Parsed::Unreadable };
+    let (mut next, mut at) = (ip.next_hdr, at + Ipv6Hdr::LEN);
     for _ in 0..MAX_EXTENSIONS {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
             break;
         }
-        let Ok(head) = ctx.load::<[u8; 4]>(at) else { return Parsed::Unreadable };
+        let Ok(head) = skb.load::<[u8; 4]>(at) else { return Parsed::Unreadable };
         let [following, length, offset_high, offset_low] = head;
         if next == FRAGMENT {
             if u16::from_be_bytes([offset_high, offset_low]) >> 3 != 0 {
@@ -122,7 +137,7 @@ fn parse6(ctx: &TcContext) -> Parsed {
     if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
         return Parsed::Unreadable;
     }
-    transport(ctx, next, at, (words(ip.src_addr), words(ip.dst_addr)))
+    transport(skb, next, at, (words(ip.src_addr), words(ip.dst_addr)))
 }
 
 #[inline(always)]
@@ -137,20 +152,15 @@ fn words(octets: [u8; 16]) -> AddrWords {
 }
 
 #[inline(always)]
-fn transport(
-    ctx: &TcContext,
-    protocol: u8,
-    l4: usize,
-    (source, destination): (AddrWords, AddrWords),
-) -> Parsed {
+fn transport(skb: &SkBuff, protocol: u8, l4: usize, (source, destination): (AddrWords, AddrWords)) -> Parsed {
     if !matches!(protocol, TCP | UDP | SCTP) {
         return Parsed::Other;
     }
     // All three begin with their ports.
-    let Ok([a, b, c, d]) = ctx.load::<[u8; 4]>(l4) else { return Parsed::Unreadable };
+    let Ok([a, b, c, d]) = skb.load::<[u8; 4]>(l4) else { return Parsed::Unreadable };
     let mut flags = 0;
     if protocol == TCP {
-        let Ok(found) = ctx.load::<u8>(l4 + TCP_FLAGS) else { return Parsed::Unreadable };
+        let Ok(found) = skb.load::<u8>(l4 + TCP_FLAGS) else { return Parsed::Unreadable };
         flags = found;
     }
     let flow = FlowKey {

@@ -1,8 +1,10 @@
 //! The kernel half as the rest of the agent sees it. Only this module knows aya (invariant I4).
 
 mod access;
+mod attach;
 mod btf;
 mod cgroups;
+mod datagrams;
 mod drained;
 mod events;
 mod load;
@@ -130,6 +132,7 @@ struct Kernel {
     chosen: Mutex<Clusters>,
     policies: Mutex<policies::Policies>,
     access: Mutex<access::AccessTables>,
+    datagrams: Mutex<datagrams::Datagrams>,
     /// Sees pods come and go; `None` until the hooks are attached.
     pod_watch: Mutex<Option<podwatch::PodWatch>>,
     choices: ArcSwap<HashMap<SocketAddr, AccelerationChoice>>,
@@ -356,7 +359,7 @@ impl Kernel {
     }
 
     fn apply(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        let access = self.apply_access(snapshot);
+        let access = self.apply_access(snapshot).and(self.follow_datagrams());
         self.choose(snapshot);
         let mut policies = self.policies.lock();
         let published = policies.publish(snapshot, &self.tables.paths, &self.tables.hosts);
@@ -364,7 +367,8 @@ impl Kernel {
         let mut written = self.written.lock();
         let plan = written.plan(snapshot);
         let room = self.sizes.services as usize;
-        for (what, wanted) in [("service", plan.services), ("endpoint", plan.endpoints)] {
+        let services = plan.services + snapshot.datagram_services.len();
+        for (what, wanted) in [("service", services), ("endpoint", plan.endpoints)] {
             ensure!(
                 wanted <= room,
                 "the configuration has {wanted} {what} addresses and the kernel table holds {room}: \
@@ -372,6 +376,7 @@ impl Kernel {
             );
         }
         written.write(plan, &self.tables)?;
+        self.datagrams.lock().services(&snapshot.datagram_services, &self.tables)?;
         policies.retire(snapshot, &self.tables.paths, &self.tables.hosts)?;
         published.context("policies that do not fit are decided by the agent alone")?;
         access

@@ -6,6 +6,7 @@ mod claims;
 mod cluster;
 mod clusters;
 pub mod conditions;
+mod datagrams;
 mod lint;
 mod network_policy;
 mod party;
@@ -20,6 +21,7 @@ mod told;
 
 pub use builder::{Builder, build};
 pub use clusters::Clusters;
+pub use datagrams::DatagramServices;
 
 use crate::{
     identity::PodIndex,
@@ -44,6 +46,8 @@ pub struct Snapshot {
     /// Service addresses (those of the cluster and external ones, each with the port; node addresses with
     /// the node port) to their cluster.
     pub by_frontend: Sharded<SocketAddr, Arc<Cluster>>,
+    /// Addresses of UDP and SCTP, which the cluster's own proxy serves.
+    pub datagram_services: DatagramServices,
     /// Endpoints' own addresses to the first cluster (by name) that holds them; only those that are
     /// steered: the address has an HTTP port, or the cluster's lane is [`Lane::Steer`].
     pub by_endpoint: Sharded<SocketAddr, Arc<Cluster>>,

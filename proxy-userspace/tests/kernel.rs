@@ -11,13 +11,16 @@ use weir::{
 };
 
 /// Verified instructions that each program may cost: about twice what it costs today.
-const BUDGET: [(&str, u32); 12] = [
+const BUDGET: [(&str, u32); 14] = [
     // Look at 16 endpoints of a Service.
     ("weir_connect4", 130_000),
     ("weir_connect6", 130_000),
     // Rewrite two families, and make resets.
     ("weir_ingress", 15_000),
-    ("weir_egress", 3000),
+    ("weir_egress", 9000),
+    // Find pods at two levels, and ask both ends' policies.
+    ("weir_sent", 6000),
+    ("weir_received", 6000),
     ("weir_peer4", 100),
     ("weir_peer6", 100),
     ("weir_release", 50),

@@ -5,6 +5,7 @@ use anyhow::Result;
 use proxy_common::abi::counter;
 use std::{
     net::SocketAddr,
+    process::Command,
     time::{Duration, Instant},
 };
 use weir_tests::{
@@ -40,6 +41,10 @@ spec:
 
 fn tcp(to: SocketAddr) -> String {
     format!("tcp:{to}")
+}
+
+fn sctp(to: SocketAddr) -> String {
+    format!("sctp:{to}")
 }
 
 fn udp(to: SocketAddr) -> String {
@@ -245,6 +250,81 @@ fn a_client_on_another_node_is_refused_at_the_uplink_by_a_reset() -> Result<()> 
     assert_eq!(met(&stranger, &to)?, ["silent", "silent"]);
     let _far = Server::answer(&stranger, &PORTS)?;
     assert_eq!(met(&server, &[udp(stranger.at(443)), tcp(stranger.at(443))])?, ["open", "open"]);
+    Ok(())
+}
+
+#[test]
+fn datagrams_of_one_node_are_refused_with_an_error_and_answers_pass() -> Result<()> {
+    needs_kernel!();
+    let trio = Trio::new(ONLY_CLIENTS, &[])?;
+    let to = [udp(trio.server.at(80)), udp(trio.server.at_v6(80)), udp(trio.server.at(443))];
+    assert_eq!(met(&trio.client, &to)?, ["open", "open", "forbidden"]);
+    let to = [to[0].clone(), to[1].clone(), sctp(trio.server.at(80))];
+    assert_eq!(met(&trio.stranger, &to)?, ["forbidden"; 3]);
+    assert_eq!(trio.agent.counters()?.get(counter::REFUSED_INGRESS)?, 4);
+    wait::until(Duration::from_secs(5), "the refusal is told", || {
+        Ok(trio.agent.stderr()?.contains("connection refused by policy"))
+    })?;
+    // Nobody asked for a connection from there: only answers reach the server.
+    let _stranger = Server::answer(&trio.stranger, &PORTS)?;
+    let to = [udp(trio.stranger.at(443)), udp(trio.stranger.at_v6(9000)), sctp(trio.stranger.at(80))];
+    assert_eq!(met(&trio.server, &to)?, ["open"; 3]);
+    let to = [udp(trio.server.at(443)), udp(trio.server.at_v6(80)), sctp(trio.server.at(443))];
+    assert_eq!(met(trio.topology.node(), &to)?, ["open"; 3]);
+    Ok(())
+}
+
+/// The client may send to the server, UDP port 80, and nowhere else.
+const ONLY_TO_SERVER: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-to-server, namespace: demo}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: server}}}]
+    ports: [{port: 80, protocol: UDP}]
+---
+";
+
+#[test]
+fn datagrams_to_a_service_are_decided_about_where_its_endpoint_is_known() -> Result<()> {
+    needs_kernel!();
+    let mut topology = Topology::new()?;
+    let (client, server) = (topology.pod("client", 10)?, topology.pod("server", 11)?);
+    let far = topology.remote_pod("far", 10)?;
+    let _serving = [Server::answer(&server, &PORTS)?, Server::answer(&far, &PORTS)?];
+    // What the cluster's own proxy does for UDP.
+    let node = topology.node().netns();
+    for (port, endpoint) in [(53, server.at(80)), (54, server.at(443)), (55, far.at(80)), (56, server.at(80))]
+    {
+        let rule = format!(
+            "-t nat -A PREROUTING -d 10.96.0.53 -p udp --dport {port} -j DNAT --to-destination {endpoint}"
+        );
+        let ran = node.run(|| Command::new("iptables-legacy").args(rule.split(' ')).output())??;
+        anyhow::ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let dns = "
+apiVersion: v1
+kind: Service
+metadata: {name: dns, namespace: demo}
+spec:
+  clusterIP: 10.96.0.53
+  ports:
+  - {port: 53, protocol: UDP, name: a}
+  - {port: 54, protocol: UDP, name: b}
+  - {port: 55, protocol: UDP, name: c}
+---
+";
+    let text = manifest(&client, "client") + &manifest(&server, "server") + &manifest(&far, "far");
+    let agent = start(&topology, &(text + ONLY_TO_SERVER + dns), &[])?;
+    let at = |port| udp(SocketAddr::new("10.96.0.53".parse().unwrap(), port));
+    let to = [at(53), at(54), at(55), at(56), udp(far.at(80)), udp(server.at(443)), udp(server.at(80))];
+    // Two by who gets it and by the uplink; 56 is no port of the Service.
+    let wanted = ["open", "silent", "silent", "forbidden", "forbidden", "forbidden", "open"];
+    assert_eq!(met(&client, &to)?, wanted);
+    assert_eq!(agent.counters()?.get(counter::REFUSED_EGRESS)?, 5);
     Ok(())
 }
 

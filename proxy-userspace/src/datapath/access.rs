@@ -187,7 +187,10 @@ impl AccessTables {
                 if let Some(pod) = &party.pod {
                     peer.pod = self.pods.of(pod);
                     peer.ingress = pod.set(Direction::Ingress).map_or(0, |set| set.id);
-                    peer.flags = if access.is_local(pod) { IS_LOCAL_POD } else { 0 };
+                    if access.is_local(pod) {
+                        peer.egress = pod.set(Direction::Egress).map_or(0, |set| set.id);
+                        peer.flags = IS_LOCAL_POD;
+                    }
                 }
                 if party.place == Place::Host {
                     peer.flags |= IS_HOST;
@@ -318,7 +321,7 @@ fn verdict_rows(set: &PolicySet, class: &Class) -> Vec<(Row, u32)> {
 fn subject(access: &Access, pod: &Arc<PodState>, number: u32) -> Subject {
     if pod.facts.on_host {
         let host = access.party_of(pod, None).class.id;
-        return Subject { pod: number, egress: 0, class4: host, class6: host, flags: IS_HOST, pad: 0 };
+        return Subject { pod: number, egress: 0, class4: host, class6: host, flags: IS_HOST, ingress: 0 };
     }
     let any =
         || pod.classes.first().map_or_else(|| access.party_of(pod, None).class.id, |(_, class)| class.id);
@@ -332,7 +335,7 @@ fn subject(access: &Access, pod: &Arc<PodState>, number: u32) -> Subject {
         class4: at(false),
         class6: at(true),
         flags: 0,
-        pad: 0,
+        ingress: pod.set(Direction::Ingress).map_or(0, |set| set.id),
     }
 }
 
@@ -350,7 +353,7 @@ const fn number(verdict: PortVerdict) -> u32 {
 }
 
 /// IP protocol numbers.
-const fn protocol(transport: Transport) -> u8 {
+pub(super) const fn protocol(transport: Transport) -> u8 {
     match transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,

@@ -1,12 +1,12 @@
-//! Loads, sizes, sets, tests and attaches the kernel half, in that order; and takes it away again.
+//! Loads, sizes, sets and tests the kernel half, in that order.
 
 use super::{
     Datapath, Kernel, SelfTest, Sizes,
     btf::KernelLayout,
     cgroups,
+    datagrams::{self, Datagrams},
     events::{EventReader, KernelEvent, Rings},
     pairs::Pairs,
-    podwatch::PodWatch,
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     config::{Acceleration, Config, FailurePolicy},
-    status::{Board, Degraded},
+    status::Degraded,
 };
 use anyhow::{Context, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, SchedClassifier, SkMsg, SockOps},
+    programs::{CgroupSock, CgroupSockAddr, SchedClassifier, SkMsg, SockOps},
 };
 use parking_lot::Mutex;
 use proxy_common::{
@@ -36,7 +36,8 @@ use std::{
 /// The kernel half, as `cargo xtask build` made it; empty where it was not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf"));
 
-const ADDRESS_HOOKS: [&str; 4] = ["weir_connect4", "weir_connect6", "weir_peer4", "weir_peer6"];
+/// They change addresses that applications give and see.
+pub(super) const ADDRESS_HOOKS: [&str; 4] = ["weir_connect4", "weir_connect6", "weir_peer4", "weir_peer6"];
 /// The ring buffer of carried exchanges: about 25 000 small ones.
 const CARRIED_BYTES: u32 = 8 << 20;
 
@@ -150,6 +151,7 @@ impl Datapath {
                 policies: Mutex::default(),
                 access: Mutex::default(),
                 pod_watch: Mutex::default(),
+                datagrams: Mutex::new(Datagrams::default()),
                 choices: arc_swap::ArcSwap::default(),
                 workloads,
                 wanted: options.acceleration,
@@ -163,79 +165,6 @@ impl Datapath {
                 attached: Mutex::default(),
             })),
         })
-    }
-
-    /// Attaches every hook, connect last: from here on new connections are steered.
-    pub fn attach(&self, board: &Board) -> anyhow::Result<()> {
-        let Some(kernel) = &self.kernel else { return Ok(()) };
-        let scope_path = cgroups::flow_scope(&kernel.pod_parent, &kernel.cgroup_root);
-        let scope = cgroups::open(&scope_path)?;
-        let pods = cgroups::open(&kernel.pod_parent)?;
-        *kernel.pod_watch.lock() = Some(PodWatch::start(&kernel.pods, {
-            let kernel = Arc::downgrade(kernel);
-            move |pods| {
-                if let Some(kernel) = kernel.upgrade() {
-                    kernel.pods_changed(pods);
-                }
-            }
-        })?);
-        let mut ebpf = kernel.ebpf.lock();
-        let sockops: &mut SockOps = program(&mut ebpf, "weir_sockops")?;
-        sockops
-            .attach(&scope, CgroupAttachMode::Single)
-            .with_context(|| attach_failed("weir_sockops", &scope_path))?;
-        let release: &mut CgroupSock = program(&mut ebpf, "weir_release")?;
-        release
-            .attach(&pods, CgroupAttachMode::Single)
-            .with_context(|| attach_failed("weir_release", &kernel.pod_parent))?;
-        for name in ADDRESS_HOOKS.iter().rev() {
-            let hook: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-            hook.attach(&pods, CgroupAttachMode::Single)
-                .with_context(|| attach_failed(name, &kernel.pod_parent))?;
-        }
-        drop(ebpf);
-        kernel.attach_uplinks(board)?;
-        kernel.steer(true)
-    }
-
-    /// New connections go past the agent from here on; open ones stay.
-    pub fn stop_steering(&self) -> anyhow::Result<()> {
-        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.steer(false))
-    }
-
-    /// Stops reading events after those that are there. The programs go with the last handle.
-    pub fn finish(&self) {
-        if let Some(kernel) = &self.kernel {
-            kernel.pod_watch.lock().take();
-            kernel.events.lock().take();
-        }
-    }
-}
-
-impl Kernel {
-    /// Attaches the tc programs where they are missing.
-    pub(super) fn attach_uplinks(&self, board: &Board) -> anyhow::Result<()> {
-        const WHAT: &str = "uplinks";
-        let wanted = uplinks::find(&self.uplinks)?;
-        let failed = uplinks::attach(&mut self.ebpf.lock(), &wanted, &mut self.attached.lock());
-        if failed.is_empty() {
-            board.recovered(WHAT);
-            return Ok(());
-        }
-        let why: Vec<_> = failed.iter().map(|error| format!("{error:#}")).collect();
-        board.degraded(Degraded {
-            what: WHAT.to_owned(),
-            why: why.join("; "),
-            fix: "connections from outside go past the agent there; name the interfaces with --uplink"
-                .to_owned(),
-        });
-        Ok(())
-    }
-
-    fn steer(&self, on: bool) -> anyhow::Result<()> {
-        let mut settings = self.settings.lock();
-        settings.steering = u32::from(on);
-        Ok(self.tables.write_settings(&settings)?)
     }
 }
 
@@ -274,6 +203,7 @@ fn load_object(sizes: Sizes) -> anyhow::Result<Ebpf> {
     program::<SchedClassifier>(&mut ebpf, "weir_drained")?
         .load()
         .with_context(|| load_failed("weir_drained"))?;
+    datagrams::load(&mut ebpf)?;
     uplinks::load(&mut ebpf)?;
     tracepoints::load(&mut ebpf)?;
     Ok(ebpf)
@@ -289,10 +219,6 @@ where
 
 pub(super) fn load_failed(name: &str) -> String {
     format!("the kernel refused program {name}")
-}
-
-fn attach_failed(name: &str, cgroup: &Path) -> String {
-    format!("cannot attach {name} to cgroup {}", cgroup.display())
 }
 
 fn layout(options: &LoadOptions, degraded: &mut Vec<Degraded>) -> Option<KernelLayout> {

@@ -7,7 +7,9 @@
 use super::{
     BuildOptions, Cluster, Lane, Snapshot,
     claims::{Claim, Claimant, Claimed, Claims, Strength},
-    cluster, lint,
+    cluster,
+    datagrams::Datagrams,
+    lint,
     places::Places,
     pods,
     policies::{News, Policies, Reached},
@@ -52,6 +54,7 @@ pub struct Builder {
     slices: HashMap<Key, BTreeSet<Key>>,
     claims: Claims,
     places: Places,
+    datagrams: Datagrams,
     holders: pods::Holders,
     policies: Policies,
     told: Told,
@@ -76,6 +79,7 @@ impl Builder {
             slices: HashMap::new(),
             claims: Claims::default(),
             places: Places::default(),
+            datagrams: Datagrams::default(),
             holders: pods::Holders::default(),
             policies: Policies::default(),
             told: Told::default(),
@@ -109,6 +113,10 @@ impl Builder {
             self.change_slice(key, &old.slices, &mut dirty);
         }
         dirty.extend(changes.services.iter().cloned());
+        for key in &changes.services {
+            let service = objects.services.get(key).map(|service| &**service);
+            self.datagrams.change(key, service, &mut self.snapshot.datagram_services);
+        }
         let mut affected = dirty.clone();
         for key in &dirty {
             self.claim(key, &mut affected);

@@ -8,6 +8,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ const ANSWER: &[u8; 2] = b"ok";
 /// Arguments of `weir-peer answer`.
 #[derive(Args, Debug)]
 pub(crate) struct Answer {
-    /// Ports, of TCP and of UDP, at every address.
+    /// Ports, of TCP, of UDP and, over IPv4, of SCTP, at every address.
     #[arg(long, required = true, value_delimiter = ',')]
     ports: Vec<u16>,
 }
@@ -25,7 +26,7 @@ pub(crate) struct Answer {
 /// Arguments of `weir-peer probe`.
 #[derive(Args, Debug)]
 pub(crate) struct Probe {
-    /// What to reach: `tcp:ADDRESS:PORT` or `udp:ADDRESS:PORT`; all at once.
+    /// What to reach: `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` or `sctp:ADDRESS:PORT`; all at once.
     #[arg(long, required = true, value_delimiter = ',')]
     to: Vec<String>,
     /// How long one may take, milliseconds.
@@ -42,6 +43,10 @@ pub(crate) struct Probe {
 impl Answer {
     /// Answers until killed.
     pub(crate) fn serve(self) -> Result<()> {
+        thread::spawn({
+            let (socket, ports) = (sctp_socket(None)?, self.ports.clone());
+            move || answer_sctp(&socket, &ports)
+        });
         for port in self.ports {
             let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
             let listener = TcpListener::bind(at).with_context(|| format!("tcp port {port}"))?;
@@ -113,6 +118,7 @@ fn probe(to: &str, from: Option<IpAddr>, patience: Duration) -> Met {
     let met = match protocol {
         "tcp" => tcp(addr, from, patience),
         "udp" => udp(addr, from, patience),
+        "sctp" => sctp(addr, from, patience),
         other => anyhow::bail!("protocol {other}"),
     };
     let word = match met {
@@ -147,6 +153,70 @@ fn udp(to: SocketAddr, from: Option<IpAddr>, patience: Duration) -> io::Result<(
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(b"?", to)?;
     socket.recv_from(&mut [0; 64]).map(drop)
+}
+
+/// The common header of SCTP: ports, tag, checksum (RFC 9260 section 3.1). No kernel here need know more of
+/// it: who decides about a packet looks at the ports alone, and what has no chunks is nobody's association.
+type SctpHeader = [u8; 12];
+
+fn sctp_header(from: u16, to: u16) -> SctpHeader {
+    let ([a, b], [c, d]) = (from.to_be_bytes(), to.to_be_bytes());
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// A raw socket of SCTP over IPv4.
+fn sctp_socket(from: Option<IpAddr>) -> io::Result<UdpSocket> {
+    const SCTP: u32 = 132;
+    let protocol = std::num::NonZeroU32::new(SCTP).map(net::Protocol::from_raw);
+    let socket = net::socket_with(
+        net::AddressFamily::INET,
+        net::SocketType::RAW,
+        net::SocketFlags::CLOEXEC,
+        protocol,
+    )?;
+    if let Some(from) = from {
+        net::bind(&socket, &SocketAddr::new(from, 0))?;
+    }
+    Ok(UdpSocket::from(socket))
+}
+
+/// The next packet's ports, source first, and its sender.
+fn next_sctp(socket: &UdpSocket) -> io::Result<(u16, u16, IpAddr)> {
+    loop {
+        let mut packet = [0; 256];
+        let (len, from) = socket.recv_from(&mut packet)?;
+        // IPv4's header comes first; its length is in words.
+        let header = usize::from(packet[0] & 15) * 4;
+        if let Some([a, b, c, d]) = packet.get(header..len.min(header + 4)) {
+            return Ok((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]), from.ip()));
+        }
+    }
+}
+
+fn answer_sctp(socket: &UdpSocket, ports: &[u16]) {
+    while let Ok((source, port, from)) = next_sctp(socket) {
+        if ports.contains(&port) {
+            let _ = socket.send_to(&sctp_header(port, source), SocketAddr::new(from, 0));
+        }
+    }
+}
+
+fn sctp(to: SocketAddr, from: Option<IpAddr>, patience: Duration) -> io::Result<()> {
+    static NEXT: AtomicU16 = AtomicU16::new(40_000);
+    let (socket, own) = (sctp_socket(from)?, NEXT.fetch_add(1, Ordering::Relaxed));
+    let until = Instant::now() + patience;
+    socket.send_to(&sctp_header(own, to.port()), SocketAddr::new(to.ip(), 0))?;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        // Raw sockets get everybody's.
+        if next_sctp(&socket)? == (to.port(), own, to.ip()) {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
 }
 
 /// A socket of the target's family, bound to an own address.
