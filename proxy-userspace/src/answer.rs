@@ -1,6 +1,7 @@
 //! Answers of our own: short, and they name the reason.
 
 use crate::{
+    admission::Oddity,
     body::AnswerBody,
     downstream::Downstream,
     flow::Reason,
@@ -15,6 +16,9 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     let status = StatusCode::from_u16(failure.reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let cluster = open.draft().cluster.clone();
     let text = text(failure.reason, cluster.as_deref(), open.downstream());
+    if failure.reason == Reason::BadRequest && open.downstream().refusal().is_none() {
+        open.downstream().relay.observer.metrics.bad_request(Oddity::Ambiguous);
+    }
     let draft = open.draft();
     draft.status = status.as_u16();
     draft.failure = Some(failure);

@@ -197,6 +197,23 @@ impl AnswerBody {
         Self { source: Source::Endpoint(Relayed { incoming, upstream, done, idle, waits: false }), open }
     }
 
+    /// Why the endpoint's answer does not go on.
+    fn broken_off(&self, error: &hyper::Error) -> Failure {
+        let refusal = match &self.source {
+            Source::Endpoint(relayed) => relayed.upstream.refusal(),
+            Source::Local(_) => None,
+        };
+        let downstream = self.open.downstream();
+        match (downstream.refusal(), refusal) {
+            (Some(refusal), _) if downstream.request_body_has_failed() => {
+                Failure::new(Reason::BadRequest, &refusal)
+            }
+            (_, Some(refusal)) => Failure::new(Reason::UpstreamProtocol, &refusal),
+            _ if error.is_parse() => Failure::new(Reason::UpstreamProtocol, error),
+            _ => Failure::new(Reason::UpstreamReset, error),
+        }
+    }
+
     /// Ends the answer before its end.
     fn cut(&mut self, failure: Failure) -> Cut {
         let reason = failure.reason;
@@ -275,8 +292,8 @@ impl Body for AnswerBody {
                 Some(Ok(Frame::data(data)))
             }
             Some(Err(error)) => {
-                let reason = if error.is_parse() { Reason::UpstreamProtocol } else { Reason::UpstreamReset };
-                Some(Err(this.cut(Failure::new(reason, &error))))
+                let why = this.broken_off(&error);
+                Some(Err(this.cut(why)))
             }
             None => None,
         })

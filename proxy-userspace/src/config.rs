@@ -204,6 +204,12 @@ pub struct Config {
     /// How long to wait for a client's first byte before the server may speak first.
     #[arg(long, env = "WEIR_DETECT_TIMEOUT", value_parser = humantime::parse_duration, default_value = "50ms")]
     pub detect_timeout: Duration,
+    /// Accept field names with underscores, which some servers take for hyphens: 400 otherwise.
+    #[arg(long, env = "WEIR_ALLOW_UNDERSCORES")]
+    pub allow_underscores: bool,
+    /// Accept this method although IANA has not registered it: 501 otherwise. May be given more than once.
+    #[arg(long = "allow-method", env = "WEIR_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',', value_parser = method)]
+    pub allow_methods: Vec<String>,
     /// Timeouts, for every Service that does not set its own.
     #[command(flatten)]
     pub timeouts: TimeoutArgs,
@@ -261,6 +267,14 @@ impl Config {
                 ),
             },
         }
+    }
+}
+
+/// A method's name (RFC 9110 section 9.1), but CONNECT.
+fn method(text: &str) -> Result<String, String> {
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(http::Method::CONNECT) | Err(_) => Err("a method other than CONNECT is wanted".to_owned()),
+        Ok(method) => Ok(method.to_string()),
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a connection's driver, hyper's IO and the request in flight share.
 
 mod connection;
+mod gate;
 mod io;
 
 pub(crate) use connection::Connection;
 pub(crate) use io::DownstreamIo;
 
 use crate::{
+    admission::{Part, Refusal},
     deadline::Deadline,
     flow::Reason,
     muffle::Muffle,
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 use std::{
     ops::Deref,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -54,6 +56,10 @@ pub(crate) struct Downstream {
     #[expect(clippy::vec_box, reason = "handed over, not copied")]
     ended: Mutex<Vec<Box<Draft>>>,
     any_ended: AtomicBool,
+    /// Why nothing of the client is admitted any more.
+    refusal: OnceLock<(Refusal, Part)>,
+    /// An answer has said that it is the last.
+    is_closing: AtomicBool,
 }
 
 impl Deref for Downstream {
@@ -87,6 +93,8 @@ impl Downstream {
             request: RequestProgress::default(),
             ended: Mutex::default(),
             any_ended: AtomicBool::new(false),
+            refusal: OnceLock::new(),
+            is_closing: AtomicBool::new(false),
         }
     }
 
@@ -190,6 +198,29 @@ impl Downstream {
     /// The client broke off within the request's body, or sent one that cannot be read.
     pub(crate) fn request_body_has_failed(&self) -> bool {
         self.request.failed.load(Relaxed)
+    }
+
+    /// The client has sent something that is not admitted.
+    pub(crate) fn refuse(&self, refusal: Refusal, part: Part) {
+        tracing::debug!(%refusal, client = %self.client.0, "not admitted");
+        self.relay.observer.metrics.bad_request(refusal.oddity);
+        let _first = self.refusal.set((refusal, part));
+    }
+
+    /// Why nothing of the client is admitted any more.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal.get().map(|(refusal, _)| *refusal)
+    }
+
+    /// An answer has said that it is the connection's last.
+    pub(crate) fn closes(&self) {
+        self.is_closing.store(true, Relaxed);
+    }
+
+    /// A request that hyper never saw is to be answered, behind all the others.
+    pub(crate) fn owes_refusal(&self) -> Option<Refusal> {
+        let owes = !self.is_closing.load(Relaxed) && !self.relay.drain.is_leaving();
+        self.refusal.get().filter(|(_, part)| owes && *part == Part::Head).map(|(refusal, _)| *refusal)
     }
 
     /// The request in flight has ended, well or not.

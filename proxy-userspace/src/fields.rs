@@ -44,7 +44,7 @@ pub(crate) fn say_who_asks(headers: &mut HeaderMap, client: IpAddr, scheme: &'st
 fn ends_here(name: &HeaderName, message: Message) -> bool {
     match name.as_str() {
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => true,
-        "expect" => message == Message::Request,
+        "expect" | "http2-settings" => message == Message::Request,
         "transfer-encoding" => message == Message::Answer,
         _ => false,
     }

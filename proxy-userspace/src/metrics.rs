@@ -15,6 +15,7 @@ pub(crate) use spliced::Series;
 pub use text::Format;
 
 use crate::{
+    admission::Oddity,
     flow::{AddressFallback, LaneLabel, RequestRecord},
     snapshot::Snapshot,
     source::freshness::Freshness,
@@ -61,6 +62,8 @@ pub struct Metrics {
     downstream: Gauge,
     downstream_opened: Counter,
     downstream_refused: Words<1>,
+    bad_requests: Words<1>,
+    bad_answers: Words<1>,
     upstream: Gauge,
     upstream_opened: Counter,
     address_fallback: Words<1>,
@@ -88,6 +91,8 @@ impl Default for Metrics {
             downstream: Gauge::default(),
             downstream_opened: Counter::default(),
             downstream_refused: Family::default(),
+            bad_requests: Family::default(),
+            bad_answers: Family::default(),
             upstream: Gauge::default(),
             upstream_opened: Counter::default(),
             address_fallback: Family::default(),
@@ -128,6 +133,10 @@ impl Metrics {
         let help =
             "Connections from clients that were refused, by the limit that was reached or what was wrong";
         all.register("weir_downstream_refused", help, self.downstream_refused.clone());
+        let help = "Requests that were not admitted, by what was odd about them";
+        all.register("weir_bad_requests", help, self.bad_requests.clone());
+        let help = "Answers of endpoints that were not admitted, by what was odd about them";
+        all.register("weir_bad_answers", help, self.bad_answers.clone());
         all.register("weir_upstream_connections", "Open connections to endpoints", self.upstream.clone());
         all.register("weir_upstream_opened", "New connections to endpoints", self.upstream_opened.clone());
         let help = "Endpoint connections that show the node's address instead of the client's";
@@ -219,6 +228,16 @@ impl Metrics {
     /// A downstream connection was refused; `limit` names what was full or wrong.
     pub fn downstream_refused(&self, limit: &'static str) {
         self.downstream_refused.get_or_create(&[("limit", limit)]).inc();
+    }
+
+    /// A request was not admitted.
+    pub(crate) fn bad_request(&self, oddity: Oddity) {
+        self.bad_requests.get_or_create(&[("reason", oddity.label())]).inc();
+    }
+
+    /// An endpoint's answer was not admitted.
+    pub(crate) fn bad_answer(&self, oddity: Oddity) {
+        self.bad_answers.get_or_create(&[("reason", oddity.label())]).inc();
     }
 
     /// A new upstream connection was opened (not taken from the pool).

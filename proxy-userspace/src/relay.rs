@@ -1,6 +1,7 @@
 //! What all connections share.
 
 use crate::{
+    admission::Rules,
     balance::Affinity,
     config::{Acceleration, Config, Steering},
     datapath::Datapath,
@@ -29,6 +30,8 @@ pub struct Relay {
     pub(crate) datapath: Datapath,
     pub(crate) observer: Observer,
     pub(crate) settings: Settings,
+    /// What is admitted.
+    pub(crate) rules: Arc<Rules>,
     pub(crate) orig_dst: OrigDstSource,
     pub(crate) pool: Pool,
     pub(crate) connector: Connector,
@@ -85,11 +88,14 @@ impl Relay {
         observer: Observer,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Settings::from(config);
+        let rules =
+            Arc::new(Rules { underscores: config.allow_underscores, methods: config.allow_methods.clone() });
         let connector = Connector {
             datapath: datapath.clone(),
             metrics: Arc::clone(&observer.metrics),
             keep_alive: KeepAlive::from(config.tcp_keepalive),
             redirects: settings.redirects,
+            rules: Arc::clone(&rules),
         };
         Ok(Arc::new(Self {
             namespaces: Namespaces::start()?,
@@ -100,6 +106,7 @@ impl Relay {
             datapath,
             observer,
             settings,
+            rules,
             pool: Pool::new(),
             connector,
             unknown_workload: Arc::from("unknown"),

@@ -2,6 +2,7 @@
 //! kernel half is absent; every connection is told its original destination.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod admission;
 mod bodies;
 mod http;
 mod limits;
@@ -107,6 +108,12 @@ impl Ring {
         self.relay.records.lock().clone()
     }
 
+    /// Requests that were not admitted for this reason.
+    pub(crate) fn bad_requests(&self, reason: &str) -> bool {
+        let text = self.relay.observer.metrics.text(crate::metrics::Format::Prometheus).unwrap();
+        text.contains(&format!("weir_bad_requests_total{{reason=\"{reason}\"}}"))
+    }
+
     /// Waits for the only record there is.
     pub(crate) async fn record(&self) -> RequestRecord {
         self.records(1).await.pop().unwrap()
@@ -164,6 +171,12 @@ impl Peer {
             all.extend_from_slice(&chunk[..count]);
         }
         String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Nothing comes for a while; it may have ended.
+    pub(crate) async fn quiet(&mut self) {
+        let read = tokio::time::timeout(SHORT, self.0.read(&mut [0])).await;
+        assert!(!matches!(read, Ok(Ok(1..))), "something came");
     }
 
     pub(crate) fn reset(self) {

@@ -14,7 +14,7 @@ use crate::{
     downstream::{Downstream, DownstreamIo, Phase},
     flow::{LaneLabel, Reason},
     record::{Draft, Failure, OpenRequest},
-    route::route,
+    route::{path, route},
     splice::Task,
     upstream::Upstream,
 };
@@ -26,13 +26,14 @@ use std::{convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 
 /// Largest request head, and the most that is read at once.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = admission::HEAD_MAX;
+
 /// Serves HTTP/1 on a connection until it ends. `replay` has been read from it already.
 pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     if !replay.is_empty() {
         downstream.head_begins();
     }
-    let io = DownstreamIo::new(Arc::clone(&downstream), replay);
+    let io = DownstreamIo::new(Arc::clone(&downstream), &replay);
     let service = service_fn(|request| exchange(Arc::clone(&downstream), request));
     let mut http = Box::pin(
         http1::Builder::new()
@@ -45,7 +46,7 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let end = drive(&downstream, http.as_mut()).await;
     downstream.splice.leave(&downstream);
     let answered = matches!(end, End::Done(Ok(())));
-    let refused = matches!(&end, End::Done(Err(error)) if error.is_parse());
+    let refused = downstream.refusal().is_some() && matches!(end, End::Done(_));
     drop(http);
     conclude(&downstream, end).await;
     if refused || (answered && !downstream.splice.is_cut()) {
@@ -56,17 +57,14 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
 /// What remains to be said when hyper is gone and the socket is still ours.
 async fn conclude(downstream: &Downstream, end: End) {
     let (status, failure) = match end {
+        End::Done(Ok(())) if let Some(refusal) = downstream.owes_refusal() => {
+            (refusal.oddity.status(), Failure::new(Reason::BadRequest, &refusal))
+        }
+        // Its client has broken off within a head.
+        End::Done(Ok(())) if downstream.phase() == Phase::Head => (0, Reason::DownstreamReset.into()),
         End::Done(Ok(())) | End::Idle | End::Abandoned => return downstream.report_ended(None),
         End::HeadTimeout => (408, Failure::from(Reason::RequestHeadTimeout)),
-        End::Done(Err(error)) => {
-            // hyper has answered by itself what it could not parse.
-            let (status, reason) = match () {
-                () if error.is_parse_too_large() => (431, Reason::BadRequest),
-                () if error.is_parse() => (400, Reason::BadRequest),
-                () => (0, Reason::DownstreamReset),
-            };
-            (status, Failure::new(reason, &error))
-        }
+        End::Done(Err(error)) => (0, Failure::new(Reason::DownstreamReset, &error)),
     };
     // What hyper could not read, or waited for, is none of those that were answered.
     downstream.report_ended(Some(&failure).filter(|_| status == 0));
@@ -80,10 +78,10 @@ async fn report_half_request(downstream: &Downstream, status: u16, failure: Fail
     let snapshot = downstream.relay.snapshot.load_full();
     let cluster = route(&snapshot, downstream.orig_dst).map(|route| route.cluster);
     let mut draft = Box::new(Draft::of_nothing("HTTP/1.1", downstream.first_byte()));
-    if failure.reason == Reason::RequestHeadTimeout {
+    if let Some(status) = StatusCode::from_u16(status).ok() {
         let text = answer::text(failure.reason, cluster.as_deref(), downstream);
         draft.bytes_sent = text.len() as u64;
-        let answer = answer::raw(StatusCode::REQUEST_TIMEOUT, &text);
+        let answer = answer::raw(status, &text);
         downstream.leave_map();
         if let Err(error) = downstream.wire.write_last(&answer).await {
             tracing::debug!(%error, client = %downstream.client.0, "answer to half a request");
@@ -102,7 +100,7 @@ async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let first_byte = downstream.request_begins(request.body().is_end_stream());
-    downstream.splice.request_begins(request.body().size_hint().exact());
+    downstream.splice.request_begins();
     let resumed = downstream.splice.resumed();
     let first_byte = resumed.map_or(first_byte, |resumed| downstream.began_at(resumed.began));
     let draft = Box::new(Draft::of_request(&request, first_byte));
@@ -121,6 +119,7 @@ async fn exchange(
         },
     };
     if last || says_close(response.headers()) {
+        downstream.closes();
         // The FIN comes behind the answer, by TCP both: nobody has to wait until the client has read it.
         downstream.leave_map();
     }
@@ -174,13 +173,18 @@ async fn relay(
         draft.lane = LaneLabel::Splice;
         return Err(reason.into());
     }
-    downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
-    if let Some(oddity) = admission::request(request.headers()) {
-        return Err(Failure::new(Reason::BadRequest, &oddity));
+    if request.uri().path() == "*" {
+        // OPTIONS *: whoever reads it answers for itself.
+        return Ok(Answer::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));
     }
-
+    downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, route.timeouts, request);
+    if let Some(uri) =
+        path::one_spelling(request.uri()).map_err(|why| Failure::new(Reason::BadRequest, &why))?
+    {
+        *request.uri_mut() = uri;
+    }
     if downstream.splice.resumed().is_some() {
         let (head, body) = request.into_parts();
         let body = body.carried().await.map_err(|cut| Failure::from(cut.0))?;

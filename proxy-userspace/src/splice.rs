@@ -78,13 +78,19 @@ pub(crate) struct Splice {
 
 impl Splice {
     /// Bytes of the client have been read.
-    pub(crate) fn read(&self, bytes: &[u8]) {
+    pub(crate) fn read(&self, bytes: usize) {
         self.position.advance(bytes);
     }
 
-    /// A request's head has been read; its body's length, if that is known.
-    pub(crate) fn request_begins(&self, body: Option<u64>) {
-        self.position.request_begins(body);
+    /// So many requests of the client have been admitted; `is_between` where they are complete and nothing
+    /// else has been read.
+    pub(crate) fn admitted(&self, requests: u64, is_between: bool) {
+        self.position.admitted(requests, is_between);
+    }
+
+    /// hyper has read a request's head.
+    pub(crate) fn request_begins(&self) {
+        self.position.request_begins(self.resumed().is_some());
     }
 
     /// The request has ended, however it ended.

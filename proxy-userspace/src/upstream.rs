@@ -7,6 +7,7 @@
 
 mod acquire;
 mod connect;
+mod io;
 mod pool;
 
 pub(crate) use acquire::{Source, acquire, connect_plain};
@@ -14,6 +15,7 @@ pub(crate) use connect::{ConnectError, Connected, Connector};
 pub(crate) use pool::{Birthplace, Key, Pool};
 
 use crate::{
+    admission::{Framer, Refusal},
     body::RequestBody,
     datapath::{Datapath, UpstreamLane},
     metrics::Metrics,
@@ -21,22 +23,22 @@ use crate::{
     relay::Relay,
     wire::Wire,
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
-    rt::{Read, ReadBufCursor, Write},
 };
+use io::UpstreamIo;
+use parking_lot::Mutex;
 use proxy_common::flow::FlowKey;
 use std::{
     future::Future,
-    io::{self, IoSlice},
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::{task::coop, time::Instant};
@@ -76,6 +78,8 @@ pub(crate) struct SendError {
     pub(crate) unsent: Option<Request<RequestBody>>,
     /// Some of the answer had been read.
     pub(crate) answered: bool,
+    /// Why what was answered is not admitted.
+    pub(crate) refusal: Option<Refusal>,
     pub(crate) error: hyper::Error,
 }
 
@@ -90,6 +94,7 @@ impl Upstream {
         let owes = std::mem::take(&mut self.owes_answer);
         self.io.muted.store(owes, Relaxed);
         self.io.unasked.store(owes, Relaxed);
+        self.io.framer.lock().expect(*request.method() == Method::HEAD);
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
         let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
@@ -104,6 +109,7 @@ impl Upstream {
             // What the kernel half has carried was sent, and its body is not here.
             unsent: failed.take_message().filter(|_| !owes),
             answered: self.io.answered.load(Relaxed),
+            refusal: self.io.refusal(),
             error: failed.into_error(),
         })
     }
@@ -142,7 +148,12 @@ impl Upstream {
         if !self.sender.is_ready() {
             self.driver.poll(&mut Context::from_waker(Waker::noop()));
         }
-        matches!(self.driver, Driver::Here(_)) && self.sender.is_ready()
+        matches!(self.driver, Driver::Here(_)) && self.sender.is_ready() && self.io.refusal().is_none()
+    }
+
+    /// Why what the endpoint sent last is not admitted.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.io.refusal()
     }
 
     /// The agent's socket; `None` where it is gone.
@@ -192,7 +203,15 @@ struct UpstreamWire {
     muted: AtomicBool,
     /// hyper has not written that request yet: it would take the answer for an unexpected one.
     unasked: AtomicBool,
-    _announced: Announced,
+    /// Judges what the endpoint sends.
+    framer: Mutex<Framer>,
+    announced: Announced,
+}
+
+impl UpstreamWire {
+    fn refusal(&self) -> Option<Refusal> {
+        self.framer.lock().refusal().map(|(refusal, _)| refusal)
+    }
 }
 
 /// An upstream socket that the kernel half and the metrics know of.
@@ -210,55 +229,5 @@ impl Drop for Announced {
         } else {
             self.datapath.forget_upstream(self.cookie);
         }
-    }
-}
-
-/// hyper's view of the socket.
-pub(crate) struct UpstreamIo(Arc<UpstreamWire>);
-
-impl Read for UpstreamIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        if self.0.unasked.load(Relaxed) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if ready!(self.0.wire.poll_read(cx, buf))? > 0 {
-            self.0.answered.store(true, Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for UpstreamIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.0.muted.load(Relaxed) {
-            self.0.unasked.store(false, Relaxed);
-            return Poll::Ready(Ok(buf.len()));
-        }
-        self.0.wire.poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.wire.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.wire.poll_shut_write(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.0.muted.load(Relaxed) {
-            self.0.unasked.store(false, Relaxed);
-            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
-        }
-        self.0.wire.poll_write_vectored(cx, slices)
     }
 }

@@ -156,14 +156,19 @@ fn d20_labels_do_not_grow_with_paths_methods_and_hosts() -> Result<()> {
     needs_kernel!();
     let scene = Scene::web(&[])?;
     scene.ask("/")?;
-    // What begins with an unknown method is tunnelled; after a GET it is HTTP.
+    let methods = ["GET", "REPORT", "PURGE", "PROPFIND", "LOCK"];
     let mut bytes = b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n".to_vec();
     for n in 0..300 {
-        let request = format!("M{n} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n");
+        let method = methods[n % methods.len()];
+        let request =
+            format!("{method} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n");
         bytes.extend_from_slice(request.as_bytes());
     }
+    // A method that nobody has registered is refused, by whatever name.
+    bytes.extend_from_slice(b"M1 / HTTP/1.1\r\nHost: demo\r\n\r\n");
     let (answers, _) = scene.raw(&bytes, &["--half-close"])?;
     assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 301);
+    assert_eq!(answers.matches("HTTP/1.1 501 ").count(), 1);
     let samples = scene.agent.metrics_until("all are counted", |all| all.sum(SERVER_COUNT, &[]) > 301.5)?;
     let series = samples.with(SERVER_COUNT, &[]).count();
     assert!(series <= 4, "{series} series");
@@ -177,7 +182,7 @@ fn d21_hostile_text_cannot_forge_a_log_line() -> Result<()> {
     let agent = "\u{1b}[2J\"},{\"x\":1} \u{e2}\u{80}\u{a8}".replace('\u{1b}', "\t");
     let long = "a".repeat(8000);
     let sent = format!(
-        "GET /a%0a\"{{\"x\":1}}?{} HTTP/1.1\r\nHost: demo\r\nUser-Agent: {agent}{long}\r\nConnection: close\r\n\r\n",
+        "GET /a%22\"{{\"x\":1}}?{} HTTP/1.1\r\nHost: demo\r\nUser-Agent: {agent}{long}\r\nConnection: close\r\n\r\n",
         "b".repeat(4000)
     );
     scene.raw(sent.as_bytes(), &[])?;

@@ -1,9 +1,8 @@
 //! hyper's view of a client's connection.
 
-use super::{Downstream, Phase};
+use super::{Downstream, Phase, gate::Gate};
 use crate::wire;
-use bytes::Bytes;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -11,57 +10,83 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// Replays what detection has read, and notices when a request
-/// begins.
+/// Passes what is admitted, and notices when a request begins.
 pub(crate) struct DownstreamIo {
     shared: Arc<Downstream>,
-    replay: Bytes,
+    gate: Gate,
 }
 
 impl DownstreamIo {
-    pub(crate) fn new(shared: Arc<Downstream>, replay: Bytes) -> Self {
-        Self { shared, replay }
+    /// `replay` has been read from the client already.
+    pub(crate) fn new(shared: Arc<Downstream>, replay: &[u8]) -> Self {
+        let gate = Gate::new(&shared, replay);
+        Self { shared, gate }
     }
 }
 
 impl Read for DownstreamIo {
+    #[allow(unsafe_code)]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { shared, replay } = self.get_mut();
-        let splice = &shared.splice;
-        if let Some(resumed) = splice.take_injected() {
-            *replay = resumed;
-        }
-        let got = if replay.is_empty() {
-            if splice.is_armed() {
-                ready!(shared.wire.poll_readable(cx));
-                if !splice.take_back() {
-                    return Poll::Pending;
-                }
-            } else if splice.is_astray() {
-                ready!(shared.wire.poll_readable(cx));
-                if splice.is_astray() {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
+        let Self { shared, gate } = self.get_mut();
+        if let Some(resumed) = shared.splice.take_injected() {
+            gate.inject(resumed);
+            if shared.phase() == Phase::Idle {
+                shared.head_begins();
             }
-            ready!(shared.wire.poll_read_and(cx, buf, |read| splice.read(read)))?
-        } else {
-            let take = replay.len().min(buf.remaining());
-            let taken = replay.split_to(take);
-            buf.put_slice(&taken);
-            if splice.resumed().is_none() {
-                splice.read(&taken);
-            }
-            take
-        };
-        if got > 0 && shared.phase() == Phase::Idle {
-            shared.head_begins();
         }
-        Poll::Ready(Ok(()))
+        loop {
+            let ready = gate.take(buf.remaining());
+            if !ready.is_empty() {
+                buf.put_slice(&ready);
+                return Poll::Ready(Ok(()));
+            }
+            if gate.is_shut() {
+                // Between two messages that is a client that sends no more; within one, one that broke off.
+                return Poll::Ready(Ok(()));
+            }
+            if gate.is_over() {
+                return Poll::Pending;
+            }
+            if gate.holds() && shared.phase() == Phase::Idle {
+                // It was read together with the request before.
+                shared.head_begins();
+            }
+            ready!(poll_turn(shared, cx))?;
+            // SAFETY: the room is only handed to a reader that never de-initialises a byte.
+            let mut read = ReadBuf::uninit(unsafe { buf.as_mut() });
+            let got = ready!(shared.wire.poll_read(cx, read.unfilled()))?;
+            if got == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = gate.pass(shared, read.filled());
+            if passed > 0 {
+                // SAFETY: they are the first of those that were filled.
+                unsafe { buf.advance(passed) };
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
+}
+
+/// Ready when what the client sends is the agent's to read.
+fn poll_turn(shared: &Downstream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let splice = &shared.splice;
+    if splice.is_armed() {
+        ready!(shared.wire.poll_readable(cx));
+        if !splice.take_back() {
+            return Poll::Pending;
+        }
+    } else if splice.is_astray() {
+        ready!(shared.wire.poll_readable(cx));
+        if splice.is_astray() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 impl Write for DownstreamIo {
@@ -84,6 +109,9 @@ impl Write for DownstreamIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.splice.is_cut() {
             wire::reset_on_close(self.shared.wire.stream());
+            return Poll::Ready(Ok(()));
+        }
+        if self.shared.owes_refusal().is_some() {
             return Poll::Ready(Ok(()));
         }
         // On a client that is mapped the FIN waits: see `Downstream::take_leave`.

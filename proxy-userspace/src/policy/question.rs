@@ -14,7 +14,6 @@ use super::{
     access::{Access, Direction, Party, Side, Transport, Verdict},
 };
 use crate::{
-    admission,
     route::table::{Place, Scheme, Site, Where},
     snapshot::{Family, Snapshot},
 };
@@ -373,9 +372,6 @@ fn requested(
         Ok(request) => request,
         Err(why) => return (Fate::BadRequest, why.clone()),
     };
-    if let Some(oddity) = admission::request(&request.fields) {
-        return (Fate::BadRequest, oddity.to_owned());
-    }
     match passage.decide(&request.asked()) {
         Outcome::Allow(rules) if rules.is_empty() => connection(access, client, there, Transport::Tcp),
         Outcome::Allow(rules) => {

@@ -226,15 +226,16 @@ async fn an_answer_that_must_not_be_forwarded_is_a_502() {
 async fn s3_a_request_with_another_transfer_coding_reaches_no_endpoint_and_ends_its_connection() {
     let endpoint = Endpoint::new().await;
     let ring = Ring::to(&endpoint).await;
-    for codings in ["gzip, chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+    for (codings, status) in [("gzip, chunked", 501), ("chunked\r\nTransfer-Encoding: chunked", 400)] {
         let mut client = ring.client().await;
         client
             .send(format!("POST /a HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: {codings}\r\n\r\n0\r\n\r\n"))
             .await;
         let answer = client.all().await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close"), "{answer}");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
         let record = ring.record().await;
-        assert_eq!((record.reason, record.status), (Some(Reason::BadRequest), 400), "{codings}");
+        assert_eq!((record.reason, record.status), (Some(Reason::BadRequest), status), "{codings}");
     }
     endpoint.stays_alone().await;
 }

@@ -35,11 +35,10 @@ pub(crate) fn of_request(
         let old = version == Version::HTTP_10 && uri.authority().is_none();
         return if old { Ok(None) } else { Err("no Host field") };
     };
-    let host = host.to_str().map_err(|_| "the Host field is not ASCII")?.to_ascii_lowercase();
-    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(&byte))
-    {
+    if !is_authority(host.as_bytes()) {
         return Err("the Host field is not a host");
     }
+    let host = host.to_str().map_err(|_| "the Host field is not ASCII")?.to_ascii_lowercase();
     if let Some(authority) = uri.authority() {
         // RFC 9112 section 3.2.2: the target's own authority counts, and not every server knows.
         if uri.scheme() != Some(&Scheme::HTTP) || !authority.as_str().eq_ignore_ascii_case(&host) {
@@ -47,6 +46,31 @@ pub(crate) fn of_request(
         }
     }
     Ok(Some(host))
+}
+
+/// A name or an address, perhaps with a port: what one may ask a server for (RFC 9110 section 7.2), but nothing
+/// percent-encoded, which no name of DNS is.
+pub(crate) fn is_authority(host: &[u8]) -> bool {
+    let bracket = host.iter().position(|byte| *byte == b']').map_or(0, |at| at + 1);
+    let colon = host.get(bracket..).and_then(|rest| rest.iter().position(|byte| *byte == b':'));
+    let (name, port) = match colon.and_then(|colon| host.split_at_checked(bracket + colon)) {
+        Some((name, port)) => (name, port.get(1..)),
+        None => (host, None),
+    };
+    let is_name = match name {
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+        }
+        name => {
+            !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte))
+        }
+    };
+    is_name && port.is_none_or(is_port)
+}
+
+fn is_port(port: &[u8]) -> bool {
+    let digits = port.iter().all(u8::is_ascii_digit);
+    digits && std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// Something for each of many hosts.

@@ -3,6 +3,7 @@
 //! Slashes are merged, dot segments removed, needless percent-encodings undone (RFC 3986 section 6.2.2).
 //! A path that servers read in more than one way, whatever we make of it, is refused.
 
+use http::Uri;
 use std::borrow::Cow;
 
 /// The path in its one spelling; `Err` says why it has none.
@@ -17,6 +18,22 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, &'static str> {
         return rewritten(path).map(Cow::Owned);
     }
     Ok(Cow::Borrowed(path))
+}
+
+/// A target as a path with its query, where it is not that already; `Err` says why it has no one spelling.
+pub(crate) fn one_spelling(uri: &Uri) -> Result<Option<Uri>, &'static str> {
+    if uri.path() == "*" {
+        return Ok(None);
+    }
+    let path = canonical(uri.path())?;
+    if matches!(path, Cow::Borrowed(_)) && uri.authority().is_none() {
+        return Ok(None);
+    }
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    target.parse().map(Some).map_err(|_| "the target is none")
 }
 
 fn rewritten(path: &str) -> Result<String, &'static str> {

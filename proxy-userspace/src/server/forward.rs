@@ -1,7 +1,7 @@
 //! The later half of the pipeline: balance, policy, connect or reuse, send, take the head of the answer.
 
 use crate::{
-    admission, balance,
+    balance,
     body::RequestBody,
     datapath::UpstreamLane,
     downstream::Downstream,
@@ -73,18 +73,18 @@ async fn send(
     }
     let reused = upstream.reused;
     let spare = if reused { spare_copy(&request) } else { None };
-    let error = match send_on(downstream, draft, route, upstream, request).await? {
+    let mut error = match send_on(downstream, draft, route, upstream, request).await? {
         Ok(answer) => return Ok(answer),
         Err(error) => error,
     };
-    let again = error.unsent.or(spare.filter(|_| !error.answered));
+    let again = error.unsent.take().or(spare.filter(|_| !error.answered));
     let Some(mut request) = again.filter(|_| reused) else {
-        return Err(send_failure(downstream, &error.error));
+        return Err(send_failure(downstream, &error));
     };
     let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::New)).await?;
     match send_on(downstream, draft, route, upstream, request).await? {
         Ok(answer) => Ok(answer),
-        Err(error) => Err(send_failure(downstream, &error.error)),
+        Err(error) => Err(send_failure(downstream, &error)),
     }
 }
 
@@ -200,15 +200,17 @@ fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     })
 }
 
-fn send_failure(downstream: &Downstream, error: &hyper::Error) -> Failure {
-    let reason = if downstream.request_body_has_failed() {
-        Reason::DownstreamReset
-    } else if error.is_parse() {
-        Reason::UpstreamProtocol
-    } else {
-        Reason::UpstreamReset
+fn send_failure(downstream: &Downstream, failed: &SendError) -> Failure {
+    let reason = match (downstream.refusal(), failed.refusal) {
+        (Some(refusal), _) if downstream.request_body_has_failed() => {
+            return Failure::new(Reason::BadRequest, &refusal);
+        }
+        _ if downstream.request_body_has_failed() => Reason::DownstreamReset,
+        (_, Some(refusal)) => return Failure::new(Reason::UpstreamProtocol, &refusal),
+        _ if failed.error.is_parse() => Reason::UpstreamProtocol,
+        _ => Reason::UpstreamReset,
     };
-    Failure::new(reason, error)
+    Failure::new(reason, &failed.error)
 }
 
 /// The answer as the client gets it.
@@ -220,9 +222,6 @@ fn towards_client(
     mut upstream: Box<Upstream>,
 ) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
     let (mut head, body) = response.into_parts();
-    if let Some(oddity) = admission::answer(&head) {
-        return Err(Failure::new(Reason::UpstreamProtocol, &oddity));
-    }
     draft.answer_head = draft.upstream_ended;
     draft.status = head.status.as_u16();
     fields::strip_hop_by_hop(&mut head.headers, Message::Answer);

@@ -5,7 +5,6 @@ use super::{
     forward::{forward, towards_endpoint, wanted_lane},
 };
 use crate::{
-    admission,
     balance::random,
     downstream::Downstream,
     fields,
@@ -31,9 +30,6 @@ pub(super) async fn relay(
     (site, snapshot): (&Site, &Arc<Snapshot>),
     request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
-    if let Some(oddity) = admission::request(request.headers()) {
-        return Err(Failure::new(Reason::BadRequest, &oddity));
-    }
     let (plan, target) = match plan(draft, site, &request)? {
         Plan::Own(own) => return Ok(Answer::Own(own)),
         Plan::Forward(plan, target) => (plan, target),

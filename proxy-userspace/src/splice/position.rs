@@ -1,61 +1,54 @@
 //! Where in a client's bytes the reading is. A pair may be armed only where one request has ended and
-//! nothing of the next has been read; hyper keeps that to itself.
+//! nothing of the next has been read; hyper keeps that to itself, but what is admitted to it is known.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-
-/// Bytes of an end of head: CR LF CR LF.
-const END_OF_HEAD: u32 = 4;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Position {
     /// Bytes of the client that have been read.
     read: AtomicU64,
-    /// How much of an end of head has been matched.
-    matched: AtomicU32,
-    head_end: AtomicU64,
-    request_end: AtomicU64,
+    /// Requests whose heads have been admitted.
+    admitted: AtomicU64,
+    /// All that was read belongs to those, and they are complete.
+    is_between: AtomicBool,
+    /// Requests that hyper has come to.
+    begun: AtomicU64,
+    /// The latest was none of the client's bytes.
+    was_injected: AtomicBool,
     any_injected: AtomicBool,
     injected: Mutex<Option<Bytes>>,
 }
 
 impl Position {
     /// Bytes have been read.
-    pub(super) fn advance(&self, bytes: &[u8]) {
-        let before = self.read.load(Relaxed);
-        self.read.store(before + bytes.len() as u64, Relaxed);
-        let mut matched = self.matched.load(Relaxed);
-        if matched == END_OF_HEAD {
-            return;
-        }
-        for (at, byte) in bytes.iter().enumerate() {
-            matched = match (matched, byte) {
-                (0 | 2, b'\r') | (1 | 3, b'\n') => matched + 1,
-                (_, b'\r') => 1,
-                _ => 0,
-            };
-            if matched == END_OF_HEAD {
-                self.head_end.store(before + at as u64 + 1, Relaxed);
-                break;
-            }
-        }
-        self.matched.store(matched, Relaxed);
+    pub(super) fn advance(&self, bytes: usize) {
+        self.read.store(self.read.load(Relaxed) + bytes as u64, Relaxed);
     }
 
-    /// hyper has a request's head; `body` is its length where that is known.
-    pub(super) fn request_begins(&self, body: Option<u64>) {
-        let known = self.matched.swap(0, Relaxed) == END_OF_HEAD;
-        let end = body.filter(|_| known).map(|body| self.head_end.load(Relaxed) + body);
-        self.request_end.store(end.unwrap_or(u64::MAX), Relaxed);
+    /// How far what was read has been admitted.
+    pub(super) fn admitted(&self, requests: u64, is_between: bool) {
+        self.admitted.store(requests, Relaxed);
+        self.is_between.store(is_between, Relaxed);
+    }
+
+    /// hyper has a request's head; it was injected, or it was not.
+    pub(super) fn request_begins(&self, injected: bool) {
+        self.was_injected.store(injected, Relaxed);
+        if !injected {
+            self.begun.store(self.begun.load(Relaxed) + 1, Relaxed);
+        }
     }
 
     /// How many bytes have been read, modulo 2^32, if they end where the last request ended.
     pub(super) fn between_requests(&self) -> Option<u32> {
-        let read = self.read.load(Relaxed);
+        let between = self.is_between.load(Relaxed)
+            && !self.was_injected.load(Relaxed)
+            && self.begun.load(Relaxed) == self.admitted.load(Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "counted modulo 2^32")]
-        (read == self.request_end.load(Relaxed)).then_some(read as u32)
+        between.then_some(self.read.load(Relaxed) as u32)
     }
 
     /// Puts bytes before what the client sends next.
@@ -77,46 +70,50 @@ impl Position {
 mod tests {
     use super::*;
 
-    const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n";
-
-    fn after(pieces: &[&[u8]], body: Option<u64>) -> Position {
+    #[test]
+    fn a_request_has_ended_where_it_was_admitted_whole_and_hyper_has_come_to_it() {
         let position = Position::default();
-        for piece in pieces {
-            position.advance(piece);
-        }
-        position.request_begins(body);
-        position
-    }
-
-    #[test]
-    fn the_end_of_a_request_is_known_however_its_head_was_cut() {
-        for at in 0..HEAD.len() {
-            let (one, two) = HEAD.split_at(at);
-            let position = after(&[one, two], Some(3));
-            assert_eq!(position.between_requests(), None);
-            position.advance(b"abc");
-            assert_eq!(position.between_requests(), Some(31), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn a_request_that_was_read_together_with_the_next_one_has_no_end() {
-        let both = [HEAD, HEAD].concat();
-        assert_eq!(after(&[&both], Some(0)).between_requests(), None);
-    }
-
-    #[test]
-    fn a_body_of_unknown_length_has_no_end() {
-        assert_eq!(after(&[HEAD], None).between_requests(), None);
-    }
-
-    #[test]
-    fn the_next_request_is_measured_anew() {
-        let position = after(&[HEAD], Some(0));
-        assert_eq!(position.between_requests(), Some(28));
-        position.advance(HEAD);
+        position.advance(31);
+        position.admitted(1, true);
         assert_eq!(position.between_requests(), None);
-        position.request_begins(Some(0));
+        position.request_begins(false);
+        assert_eq!(position.between_requests(), Some(31));
+    }
+
+    #[test]
+    fn while_a_body_or_the_next_head_is_being_read_no_request_has_ended() {
+        let position = Position::default();
+        position.advance(31);
+        position.admitted(1, false);
+        position.request_begins(false);
+        assert_eq!(position.between_requests(), None);
+        position.advance(3);
+        position.admitted(1, true);
+        assert_eq!(position.between_requests(), Some(34));
+    }
+
+    #[test]
+    fn of_two_requests_that_were_read_together_the_second_ends_the_reading() {
+        let position = Position::default();
+        position.advance(56);
+        position.admitted(2, true);
+        position.request_begins(false);
+        assert_eq!(position.between_requests(), None);
+        position.request_begins(false);
+        assert_eq!(position.between_requests(), Some(56));
+    }
+
+    #[test]
+    fn behind_a_request_that_was_injected_there_is_no_place_until_the_client_has_sent_one() {
+        let position = Position::default();
+        position.advance(28);
+        position.admitted(1, true);
+        position.request_begins(false);
+        position.request_begins(true);
+        assert_eq!(position.between_requests(), None);
+        position.advance(28);
+        position.admitted(2, true);
+        position.request_begins(false);
         assert_eq!(position.between_requests(), Some(56));
     }
 }

@@ -2,12 +2,14 @@
 
 use super::{Announced, Driver, Key, Upstream, UpstreamIo, UpstreamWire};
 use crate::{
+    admission::{Framer, HEAD_MAX, Rules},
     datapath::{Datapath, DatapathError, UpstreamLane},
     listener::KeepAlive,
     metrics::Metrics,
     wire::Wire,
 };
 use hyper::client::conn::http1;
+use parking_lot::Mutex;
 use proxy_common::flow::FlowKey;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -22,7 +24,7 @@ use tokio::{
 };
 
 /// Largest answer head, and the most that is read at once.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = HEAD_MAX;
 
 /// Opens connections.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub(crate) struct Connector {
     pub(crate) keep_alive: KeepAlive,
     /// Endpoints may redirect into the agent's sockets.
     pub(crate) redirects: bool,
+    /// What is admitted of endpoints' answers.
+    pub(crate) rules: Arc<Rules>,
 }
 
 /// Why there is no connection.
@@ -105,12 +109,13 @@ impl Connector {
             answered: AtomicBool::new(false),
             muted: AtomicBool::new(false),
             unasked: AtomicBool::new(false),
-            _announced: announced,
+            framer: Mutex::new(Framer::of_endpoint(Arc::clone(&self.rules))),
+            announced,
         });
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(READ_BUFFER)
-            .handshake(UpstreamIo(Arc::clone(&io)))
+            .handshake(UpstreamIo::new(Arc::clone(&io)))
             .await?;
         let driver = Driver::Here(connection);
         let idle_since = Instant::now();

@@ -2,7 +2,6 @@
 
 use super::{Answer, Fate, Request, There, Told, connection};
 use crate::{
-    admission,
     policy::access::{Party, Transport},
     route::{
         decision::{Act, Forward, acts},
@@ -37,9 +36,6 @@ pub(super) fn requested(
         Ok(request) => request,
         Err(why) => return own(Fate::BadRequest, why.clone()),
     };
-    if let Some(oddity) = admission::request(&request.fields) {
-        return own(Fate::BadRequest, oddity.to_owned());
-    }
     let hosts = (request.fields.get(HOST), request.fields.get_all(HOST).iter().count());
     let host = host::of_request(&request.uri, Version::HTTP_11, hosts);
     let target =

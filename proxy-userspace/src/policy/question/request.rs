@@ -1,6 +1,6 @@
 //! A request that is only talked about.
 
-use crate::policy::Asked;
+use crate::{admission, policy::Asked, route::path};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header::HOST};
 use serde::Deserialize;
 
@@ -52,7 +52,7 @@ impl Request {
 }
 
 impl Http {
-    /// `Err` says why no server would take it.
+    /// As it is decided about; `Err` says why it is not admitted, by an agent without flags for that.
     pub(crate) fn request(&self, authority: String) -> Result<Request, String> {
         let method =
             Method::from_bytes(self.method.as_bytes()).map_err(|_| "the method is none".to_owned())?;
@@ -66,6 +66,8 @@ impl Http {
             let value = HeaderValue::from_bytes(value.as_bytes());
             fields.append(name, value.map_err(|_| "a field's value is none".to_owned())?);
         }
+        admission::check(&self.method, &self.path, &fields).map_err(|refusal| refusal.why.to_owned())?;
+        let uri = path::one_spelling(&uri)?.unwrap_or(uri);
         Ok(Request { method, uri, fields })
     }
 }

@@ -78,7 +78,9 @@ fn every_word_of_a_case_counts() {
     assert_eq!(asks("path: /a/b, headers: [[x-a, '2']]"), "forbidden");
     assert_eq!(asks("path: /a/b"), "forbidden");
     assert_eq!(asks("method: PUT, path: /a/b, headers: [[X-A, '1']]"), "forbidden");
-    assert_eq!(asks("path: /a/../b, headers: [[X-A, '1']]"), "bad-request");
+    assert_eq!(asks("path: /x/../a//b, headers: [[X-A, '1']]"), "allow");
+    assert_eq!(asks("path: /a/../b, headers: [[X-A, '1']]"), "forbidden");
+    assert_eq!(asks("path: /a%2fb, headers: [[X-A, '1']]"), "bad-request");
     assert_eq!(asks("path: /a/b, host: 'a b', headers: [[X-A, '1']]"), "bad-request");
 }
 
