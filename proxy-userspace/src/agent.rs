@@ -147,6 +147,8 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         policies: Arc::default(),
         node_name: config.node_name.clone(),
         ingress_http_port: config.ingress_http_port,
+        ingress_https_port: config.ingress_https_port,
+        keyring: Arc::default(),
     })
 }
 

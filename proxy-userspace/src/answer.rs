@@ -103,5 +103,8 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::NoRoute => "no route",
         Reason::RouteInvalid => "the route is not valid",
         Reason::PolicyDenied => "access denied",
+        Reason::Misdirected => "this connection is for another host",
+        // Never told: there is nobody yet who could read it.
+        Reason::TlsHandshake | Reason::TlsTimeout => "no TLS session",
     }
 }

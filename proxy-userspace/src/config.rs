@@ -1,5 +1,6 @@
 //! Arguments, and the [`Config`] that the rest of the agent reads.
 
+pub mod doctor;
 pub mod policy;
 pub mod route;
 
@@ -36,6 +37,9 @@ pub enum Command {
     /// Ask where requests go, by host and path.
     #[command(subcommand)]
     Route(route::RouteCommand),
+    /// Look at something from here, as a client would.
+    #[command(subcommand)]
+    Doctor(doctor::DoctorCommand),
     /// Print shell completions.
     Completions(CompletionArgs),
 }
@@ -191,6 +195,15 @@ pub struct Config {
     /// Port of this node's addresses where Ingresses are served.
     #[arg(long, env = "WEIR_INGRESS_HTTP_PORT", default_value_t = 80)]
     pub ingress_http_port: u16,
+    /// Port of this node's addresses where Ingresses with `tls` are served.
+    #[arg(long, env = "WEIR_INGRESS_HTTPS_PORT", default_value_t = 443)]
+    pub ingress_https_port: u16,
+    /// TLS handshakes at once; more wait for their turn, each until its own timeout.
+    #[arg(long, env = "WEIR_MAX_HANDSHAKES", default_value_t = 1024)]
+    pub max_handshakes: u32,
+    /// A TLS handshake, from accept to its last message.
+    #[arg(long, env = "WEIR_TIMEOUT_TLS_HANDSHAKE", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub timeout_tls_handshake: Duration,
     /// Service and endpoint addresses that the kernel half can hold.
     #[arg(long, env = "WEIR_MAX_SERVICES", default_value_t = 262_144)]
     pub max_services: u32,

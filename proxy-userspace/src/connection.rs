@@ -4,13 +4,14 @@ use crate::{
     detect::{self, Verdict},
     downstream::{Connection, Downstream},
     orig_dst::DownstreamAddr,
+    record::{Draft, Failure},
     relay::Relay,
-    route::route,
-    server, tunnel,
+    route::{route, table::Scheme},
+    server, tls, tunnel,
     wire::Wire,
 };
 use std::{io, sync::Arc};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 /// Serves it to its end.
 pub(crate) async fn serve(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAddr) {
@@ -48,8 +49,24 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let routed = route(&relay.snapshot.load(), orig_dst);
     let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
-    let connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
+    let site = relay
+        .snapshot
+        .load()
+        .by_gateway
+        .get(&orig_dst.0)
+        .filter(|site| site.scheme == Scheme::Https)
+        .cloned();
+    let site = site.filter(|_| routed.is_none());
+    let mut connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
+    let secure = match &site {
+        Some(site) => tls::accept(&mut connection, site).await,
+        None => Ok(()),
+    };
     let downstream = Arc::new(Downstream::new(Arc::new(connection)));
+    if let Err(failure) = secure {
+        report_insecure(&downstream, failure);
+        return Ok(());
+    }
     if let Some(route) = &routed
         && let Some(endpoint) = tunnel::closed(&downstream, route)
     {
@@ -64,4 +81,12 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
         (Verdict::Over, _) => {}
     }
     Ok(())
+}
+
+/// A connection without a session never became one of requests: it has a record of its own.
+fn report_insecure(downstream: &Downstream, failure: Failure) {
+    let mut draft = Box::new(Draft::of_nothing("TLS", downstream.opened_at()));
+    draft.failure = Some(failure);
+    downstream.request_ends(draft, Instant::now());
+    downstream.report_ended(None);
 }

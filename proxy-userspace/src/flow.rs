@@ -1,7 +1,7 @@
 //! One record per request and per opaque connection: what the metrics count and the log prints.
 //! The stages of the relay fill it in; nothing else describes an outcome.
 
-use crate::{accesslog::AccessLog, metrics::Metrics};
+use crate::{accesslog::AccessLog, metrics::Metrics, tls::Secured};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -44,11 +44,17 @@ pub enum Reason {
     RouteInvalid,
     /// No rule of the endpoint's policy allows it.
     PolicyDenied,
+    /// No TLS session came about: one side did not want, or nobody has a certificate for the name.
+    TlsHandshake,
+    /// The TLS handshake took too long.
+    TlsTimeout,
+    /// The connection's TLS session was made for another host (RFC 9110 section 15.5.20).
+    Misdirected,
 }
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -65,6 +71,9 @@ impl Reason {
         Self::NoRoute,
         Self::RouteInvalid,
         Self::PolicyDenied,
+        Self::TlsHandshake,
+        Self::TlsTimeout,
+        Self::Misdirected,
     ];
 
     /// Envoy's response flag, for `response_flags` in the access log.
@@ -77,9 +86,13 @@ impl Reason {
             Self::UpstreamReset => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::DownstreamReset => "DC",
-            Self::RequestHeadTimeout | Self::RequestBodyIdle | Self::BadRequest => "DPE",
+            Self::RequestHeadTimeout
+            | Self::RequestBodyIdle
+            | Self::BadRequest
+            | Self::TlsHandshake
+            | Self::TlsTimeout => "DPE",
             Self::Draining => "LR",
-            Self::NoRoute => "NR",
+            Self::NoRoute | Self::Misdirected => "NR",
             Self::RouteInvalid => "NC",
             Self::PolicyDenied => "UAEX",
         }
@@ -105,6 +118,9 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::RouteInvalid => "route_invalid",
             Self::PolicyDenied => "policy_denied",
+            Self::TlsHandshake => "tls_handshake",
+            Self::TlsTimeout => "tls_timeout",
+            Self::Misdirected => "misdirected",
         }
     }
 
@@ -120,7 +136,8 @@ impl Reason {
             Self::PolicyDenied => 403,
             Self::NoRoute => 404,
             Self::RouteInvalid => 500,
-            Self::ResponseBodyIdle | Self::DownstreamReset => 0,
+            Self::Misdirected => 421,
+            Self::ResponseBodyIdle | Self::DownstreamReset | Self::TlsHandshake | Self::TlsTimeout => 0,
         }
     }
 }
@@ -160,7 +177,7 @@ pub struct RequestRecord {
     pub method: http::Method,
     /// The request target as received.
     pub path: String,
-    /// `HTTP/1.1`, `HTTP/1.0` or `TCP`.
+    /// `HTTP/1.1`, `HTTP/1.0`, `TCP`, or `TLS` where no session came about.
     pub protocol: &'static str,
     /// The Host field.
     pub authority: Option<String>,
@@ -216,6 +233,8 @@ pub struct RequestRecord {
     pub user_agent: Option<String>,
     /// The client's `X-Forwarded-For`.
     pub x_forwarded_for: Option<String>,
+    /// The TLS session that it came in, where it did.
+    pub tls: Option<Arc<Secured>>,
 }
 
 /// Why the endpoint sees the node's address instead of the client's.

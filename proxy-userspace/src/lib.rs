@@ -28,6 +28,7 @@ pub mod relay;
 mod route;
 mod server;
 mod splice;
+pub mod tls;
 mod tunnel;
 mod upstream;
 mod wire;

@@ -10,9 +10,11 @@ mod request;
 mod source;
 mod spliced;
 mod text;
+mod tls;
 
 pub(crate) use spliced::Series;
 pub use text::Format;
+pub(crate) use tls::{Handshake, Outcome};
 
 use crate::{
     admission::Oddity,
@@ -51,7 +53,7 @@ type Words<const N: usize> = Family<[(&'static str, &'static str); N], Counter>;
 pub struct Metrics {
     registry: Registry,
     /// What the labels of kernel events are looked up in.
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     /// The configuration has changed since series of what is gone were looked for.
     unpruned: AtomicBool,
     requests: Arc<request::Requests>,
@@ -59,6 +61,7 @@ pub struct Metrics {
     flows: Arc<flows::Flows>,
     kernel: Arc<Kernel>,
     opaque: Counter,
+    handshakes: tls::Handshakes,
     downstream: Gauge,
     downstream_opened: Counter,
     downstream_refused: Words<1>,
@@ -81,13 +84,14 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
-            snapshot: ArcSwap::default(),
+            snapshot: Arc::default(),
             unpruned: AtomicBool::new(false),
             requests: Arc::new(request::Requests::new()),
             spliced: spliced::Spliced::new(),
             flows: Arc::new(flows::Flows::new()),
             kernel: Arc::default(),
             opaque: Counter::default(),
+            handshakes: tls::Handshakes::new(),
             downstream: Gauge::default(),
             downstream_opened: Counter::default(),
             downstream_refused: Family::default(),
@@ -117,6 +121,8 @@ impl Metrics {
     fn register_collectors(&mut self) {
         self.registry.register_collector(Box::new(Arc::clone(&self.requests)));
         self.registry.register_collector(Box::new(Arc::clone(&self.flows)));
+        self.handshakes.register(&mut self.registry);
+        self.registry.register_collector(Box::new(tls::Certificates(Arc::clone(&self.snapshot))));
         self.registry.register_collector(Box::new(source::SourceCollector(Arc::clone(&self.freshness))));
         self.registry.register_collector(Box::new(kernel::KernelCollector(Arc::clone(&self.kernel))));
     }
@@ -188,6 +194,8 @@ impl Metrics {
             self.policy_audit.inc();
         }
         match record.lane {
+            // Counted as a handshake.
+            _ if record.protocol == "TLS" => {}
             LaneLabel::Opaque => {
                 self.opaque.inc();
             }
@@ -212,6 +220,11 @@ impl Metrics {
     /// The series that the kernel half calls by this number.
     pub(crate) fn series_of(&self, id: u32) -> Arc<Series> {
         self.spliced.series_of(id)
+    }
+
+    /// A TLS handshake with a client has ended.
+    pub(crate) fn tls_handshake(&self, handshake: &Handshake) {
+        self.handshakes.observe(handshake);
     }
 
     /// A downstream connection was accepted.

@@ -224,7 +224,7 @@ impl Draft {
         RequestRecord {
             start: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             method: self.method,
-            path: if self.protocol == "TCP" { String::new() } else { self.uri.to_string() },
+            path: if matches!(self.protocol, "TCP" | "TLS") { String::new() } else { self.uri.to_string() },
             protocol: self.protocol,
             authority: self.host.as_ref().map(text),
             status: self.status,
@@ -256,6 +256,7 @@ impl Draft {
             traceparent: self.traceparent.as_ref().map(text),
             user_agent: self.user_agent.as_ref().map(text),
             x_forwarded_for: self.forwarded_for.as_ref().map(text),
+            tls: downstream.wire.secured().cloned(),
         }
     }
 }

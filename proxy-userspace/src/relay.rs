@@ -22,7 +22,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// The relay: everything that a connection needs to be served.
 pub struct Relay {
@@ -42,6 +42,8 @@ pub struct Relay {
     pub(crate) identity: Identity,
     pub(crate) unknown_workload: Arc<str>,
     pub(crate) drain: Drain,
+    /// TLS handshakes that may be under way at once.
+    pub(crate) handshakes: Semaphore,
     /// Connections that have a pair.
     pub(crate) watched: Watched,
     /// Whether the splice lane pays.
@@ -57,6 +59,7 @@ pub(crate) struct Settings {
     /// For connections whose cluster is not known.
     pub(crate) timeouts: Timeouts,
     pub(crate) detect_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
     pub(crate) request_cap: u64,
     pub(crate) answer_cap: u64,
     /// Clients and endpoints may redirect into the agent's sockets.
@@ -70,6 +73,7 @@ impl From<&Config> for Settings {
         Self {
             timeouts: Timeouts::from(config.timeouts),
             detect_timeout: config.detect_timeout,
+            handshake_timeout: config.timeout_tls_handshake,
             request_cap: u64::from(config.redirect_request_cap),
             answer_cap: u64::from(config.redirect_answer_cap),
             redirects: config.steering == Steering::Ebpf && config.acceleration != Acceleration::Off,
@@ -111,6 +115,9 @@ impl Relay {
             connector,
             unknown_workload: Arc::from("unknown"),
             drain: Drain::default(),
+            handshakes: Semaphore::new(
+                usize::try_from(config.max_handshakes).unwrap_or(Semaphore::MAX_PERMITS).max(1),
+            ),
             watched: Watched::default(),
             worth: Worth::default(),
             #[cfg(test)]

@@ -10,13 +10,14 @@ mod opaque;
 mod policy;
 mod pool;
 mod timeouts;
+mod tls;
 
 use crate::{
     flow::{Observer, RequestRecord},
     listener::{self, Limits},
     orig_dst::OrigDstSource,
     relay::Relay,
-    snapshot::{Cluster, Timeouts},
+    snapshot::{Cluster, Snapshot, Timeouts},
     testing,
 };
 use arc_swap::ArcSwap;
@@ -72,27 +73,39 @@ impl Setup {
         let mut cluster = testing::cluster_of(&self.endpoints);
         cluster.timeouts = self.timeouts;
         (self.cluster)(&mut cluster);
-        let snapshot = Arc::new(ArcSwap::from_pointee(testing::snapshot_with(frontend, cluster)));
-        let mut args = vec!["--acceleration", "off"];
-        args.extend(&self.args);
-        let config = testing::config(&args);
-        let observer = Observer { metrics: Arc::default(), access_log: Default::default() };
-        let relay = Relay::new(&config, snapshot, crate::datapath::Datapath::plain(), observer).unwrap();
-        let mut relay = Arc::into_inner(relay).unwrap();
-        let identity = self.known.then(|| testing::steered(frontend, relay.namespaces.own()));
-        relay.orig_dst = OrigDstSource::Fixed(frontend, identity);
-        let relay = Arc::new(relay);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let limits = Limits::new(self.limits.0, self.limits.1);
-        tokio::spawn(listener::accept(listener, Arc::clone(&relay), limits, stop.clone()));
-        tokio::spawn(Arc::clone(&relay).sweep());
-        Ring { addr, relay, _stop: stop.drop_guard() }
+        let snapshot = testing::snapshot_with(frontend, cluster);
+        Ring::of(snapshot, (frontend, self.known), &self.args, self.limits).await
     }
 }
 
 impl Ring {
+    /// One with this configuration, whose clients all have asked for one address; whether the kernel half has
+    /// told who they are.
+    pub(crate) async fn of(
+        snapshot: Snapshot,
+        (asked, known): (SocketAddr, bool),
+        more_args: &[&'static str],
+        limits: (u32, u32),
+    ) -> Self {
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let mut args = vec!["--acceleration", "off"];
+        args.extend(more_args);
+        let config = testing::config(&args);
+        let observer = Observer { metrics: Arc::default(), access_log: Default::default() };
+        let relay = Relay::new(&config, snapshot, crate::datapath::Datapath::plain(), observer).unwrap();
+        let mut relay = Arc::into_inner(relay).unwrap();
+        let identity = known.then(|| testing::steered(asked, relay.namespaces.own()));
+        relay.orig_dst = OrigDstSource::Fixed(asked, identity);
+        let relay = Arc::new(relay);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let limits = Limits::new(limits.0, limits.1);
+        tokio::spawn(listener::accept(listener, Arc::clone(&relay), limits, stop.clone()));
+        tokio::spawn(Arc::clone(&relay).sweep());
+        Self { addr, relay, _stop: stop.drop_guard() }
+    }
+
     /// One with an endpoint.
     pub(crate) async fn to(endpoint: &Endpoint) -> Self {
         Setup::new(&[endpoint.addr]).start().await
@@ -143,6 +156,15 @@ impl Peer {
     /// A request's or an answer's head.
     pub(crate) async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await
+    }
+
+    /// The next head, however long it takes; `None` at the end.
+    pub(crate) async fn maybe_head(&mut self) -> Option<String> {
+        let mut all = Vec::new();
+        while !all.ends_with(b"\r\n\r\n") {
+            all.push(self.0.read_u8().await.ok()?);
+        }
+        String::from_utf8(all).ok()
     }
 
     /// An answer whose body has this length.
@@ -211,6 +233,11 @@ impl Endpoint {
             waiting.push(stream.unwrap());
         }
         FullEndpoint { addr, _open: (listener, waiting) }
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn accept_any(&self) -> Peer {
+        Peer(self.listener.accept().await.unwrap().0)
     }
 
     /// Nobody connects for a while.

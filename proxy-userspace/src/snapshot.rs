@@ -28,6 +28,7 @@ use crate::{
     policy::{EndpointPolicy, Register, access::Access},
     route::table::{Routes, Site},
     sharded::Sharded,
+    tls::Keyring,
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -94,6 +95,10 @@ pub struct BuildOptions {
     pub node_name: Option<String>,
     /// The port of the nodes' addresses where Ingresses are served.
     pub ingress_http_port: u16,
+    /// The same with TLS.
+    pub ingress_https_port: u16,
+    /// Certificates in use, which stay when what they were read from breaks.
+    pub keyring: Arc<Keyring>,
 }
 
 impl Default for BuildOptions {
@@ -107,6 +112,8 @@ impl Default for BuildOptions {
             zone: None,
             names: Arc::default(),
             ingress_http_port: 80,
+            ingress_https_port: 443,
+            keyring: Arc::default(),
         }
     }
 }

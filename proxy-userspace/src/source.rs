@@ -12,6 +12,7 @@ mod manifest;
 mod node;
 pub(crate) mod origin;
 pub mod publisher;
+pub mod secret;
 pub mod store;
 
 use cilium::{CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy};
@@ -26,6 +27,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
+use secret::Secret;
 use std::sync::Arc;
 use store::{Key, Store};
 
@@ -109,6 +111,8 @@ kinds! {
     http_routes: HttpRoute,
     /// What may be referred to from other namespaces.
     reference_grants: ReferenceGrant,
+    /// Secrets: of those with a certificate what TLS needs.
+    secrets: Secret,
 }
 
 /// Kinds that are in no namespace.

@@ -6,6 +6,7 @@ mod socket;
 
 pub(crate) use session::{Role, View};
 
+use crate::tls::Secured;
 use hyper::rt::{ReadBuf, ReadBufCursor};
 use session::Session;
 use socket::Socket;
@@ -39,21 +40,24 @@ impl Wire {
         Self { socket: Arc::new(Socket::new(stream, redirected)), session: None }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "who terminates TLS follows"))]
     /// The socket for a TLS handshake: what it reads and writes is missing here until [`Wire::secure`].
     pub(crate) fn view(&self) -> View {
         View::new(Arc::clone(&self.socket))
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "who terminates TLS follows"))]
     /// From here on bytes are those of a TLS session over this socket.
-    pub(crate) fn secure(&mut self, stream: TlsStream<View>, role: Role) {
-        self.session = Some(Box::new(Session::new(stream, role)));
+    pub(crate) fn secure(&mut self, stream: TlsStream<View>, role: Role, secured: Secured) {
+        self.session = Some(Box::new(Session::new(stream, role, secured)));
     }
 
     /// Whether they are those of a TLS session.
     pub(crate) fn is_secure(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// What the session's handshake came to.
+    pub(crate) fn secured(&self) -> Option<&Arc<Secured>> {
+        self.session.as_ref().map(|session| &session.secured)
     }
 
     /// The TCP socket.

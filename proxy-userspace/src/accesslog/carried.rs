@@ -214,6 +214,8 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         traceparent: asked.traceparent,
         user_agent: asked.user_agent,
         x_forwarded_for: asked.forwarded_for,
+        // TLS is never carried by the kernel half.
+        tls: None,
     }
 }
 

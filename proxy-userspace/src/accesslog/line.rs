@@ -42,6 +42,10 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.optional("policy_audit", record.policy_audit.as_deref())?;
     line.optional("traceparent", record.traceparent.as_deref())?;
     line.optional("error", record.error.as_deref())?;
+    let tls = record.tls.as_deref();
+    line.optional("tls_version", tls.map(|tls| tls.version))?;
+    line.optional("tls_cipher", tls.map(|tls| tls.cipher))?;
+    line.optional("requested_server_name", tls.and_then(|tls| tls.server_name.as_deref()))?;
     line.plain("lane", record.lane.label())?;
     line.text("source_workload", &record.source_workload)?;
     line.text("destination_workload", &record.destination_workload)?;

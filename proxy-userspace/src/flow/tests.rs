@@ -36,5 +36,6 @@ pub(crate) fn record() -> RequestRecord {
         traceparent: None,
         user_agent: Some("curl/8".to_owned()),
         x_forwarded_for: None,
+        tls: None,
     }
 }

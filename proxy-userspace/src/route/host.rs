@@ -41,7 +41,8 @@ pub(crate) fn of_request(
     let host = host.to_str().map_err(|_| "the Host field is not ASCII")?.to_ascii_lowercase();
     if let Some(authority) = uri.authority() {
         // RFC 9112 section 3.2.2: the target's own authority counts, and not every server knows.
-        if uri.scheme() != Some(&Scheme::HTTP) || !authority.as_str().eq_ignore_ascii_case(&host) {
+        let web = uri.scheme().is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+        if !web || !authority.as_str().eq_ignore_ascii_case(&host) {
             return Err("the target's authority is not the Host field's");
         }
     }

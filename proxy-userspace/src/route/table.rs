@@ -1,6 +1,8 @@
 //! Which rule a request is for: by listener, by host, by path, by the rest, each the most special first.
 //! The cost of a look-up grows with the length of host and path, not with the number of routes.
 
+use crate::tls::{Held, Offer, Secured, Terms};
+
 use super::{
     host::{HostPattern, Hosts},
     rule::{Conditions, PathPattern, Rule},
@@ -75,6 +77,8 @@ pub struct Site {
     pub(crate) port: u16,
     /// Each Gateway of this place, and all Ingresses together.
     pub(crate) doors: Vec<Door>,
+    /// Where it speaks TLS: what clients get, by the name that they ask for.
+    pub(crate) offers: Hosts<Offer>,
 }
 
 /// The listeners of one Gateway at one place.
@@ -240,10 +244,34 @@ impl Door {
 }
 
 impl Site {
+    /// Whether anything can come in there.
+    fn is_served(&self) -> bool {
+        self.scheme == Scheme::Http || self.offers.iter().any(|(_, offer)| offer.0.is_some())
+    }
+
     /// The most special rule for a request.
     pub(crate) fn find(&self, target: &Target<'_>) -> Option<Found<'_>> {
         let found = self.doors.iter().filter_map(|door| door.find(target));
         found.min_by_key(|found| found.candidate.rank())
+    }
+
+    /// What a client gets that asks for this name, or for none.
+    pub(crate) fn terms(&self, name: Option<&str>) -> Option<&Arc<Terms>> {
+        self.offers.matching(name).next()?.0.as_ref()
+    }
+
+    /// Whether a request for this host came by the terms of another one (`wire.md` P17): the same address
+    /// serves both, but perhaps not with the same certificate, or to the same clients.
+    pub(crate) fn misdirects(&self, secured: Option<&Secured>, host: Option<&str>) -> bool {
+        match (self.scheme, secured) {
+            (Scheme::Http, None) => false,
+            (Scheme::Https, Some(secured)) => {
+                let name = host.map(super::host::name);
+                self.terms(name.as_deref()).is_some_and(|terms| terms.scope != secured.scope)
+            }
+            // The configuration has changed meanwhile: what was told to one is not for the other.
+            (Scheme::Http, Some(_)) | (Scheme::Https, None) => true,
+        }
     }
 
     /// How many matches all its rules have.
@@ -256,15 +284,15 @@ impl Site {
     /// What of it belongs to one Gateway.
     pub(crate) fn of_door(&self, name: &str) -> Option<Self> {
         let door = self.doors.iter().find(|door| *door.name == *name)?;
-        Some(Self { scheme: self.scheme, port: self.port, doors: vec![door.clone()] })
+        Some(Self { doors: vec![door.clone()], offers: self.offers.clone(), ..*self })
     }
 }
 
 impl Routes {
-    /// By the addresses of a node. HTTP alone: TLS is not served yet.
+    /// By the addresses of a node; not where TLS is to be spoken without any certificate.
     pub(crate) fn served_at(&self, node: &[IpAddr]) -> HashMap<SocketAddr, Arc<Site>> {
         let mut sites = HashMap::new();
-        for (place, site) in self.sites.iter().filter(|(_, site)| site.scheme == Scheme::Http) {
+        for (place, site) in self.sites.iter().filter(|(_, site)| site.is_served()) {
             let ips = match &place.at {
                 Where::Nodes => node,
                 Where::Address(ip) => std::slice::from_ref(ip),
@@ -272,6 +300,22 @@ impl Routes {
             sites.extend(ips.iter().map(|ip| (SocketAddr::new(*ip, place.port), Arc::clone(site))));
         }
         sites
+    }
+
+    /// Certificates, each once, with what it is for.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (Arc<str>, Held)> {
+        let offers = self.sites.values().flat_map(|site| site.offers.iter());
+        let terms: BTreeMap<_, _> = offers
+            .filter_map(|(_, offer)| offer.0.clone())
+            .flat_map(|terms| {
+                terms.held.clone().into_iter().map(move |held| (Arc::clone(&terms.scope), held))
+            })
+            .filter_map(|(scope, held)| {
+                let secret = Arc::clone(&held.credentials.as_ref()?.secret);
+                Some(((scope, secret), held))
+            })
+            .collect();
+        terms.into_iter().map(|((scope, _), held)| (scope, held))
     }
 
     /// The names of all rules.

@@ -18,6 +18,7 @@ use crate::{
         target::Target,
     },
     snapshot::{Family, Snapshot},
+    tls::Secured,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
@@ -30,7 +31,8 @@ pub(super) async fn relay(
     (site, snapshot): (&Site, &Arc<Snapshot>),
     request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
-    let (plan, target) = match plan(draft, site, &request)? {
+    let secured = downstream.wire.secured();
+    let (plan, target) = match plan(draft, (site, secured.map(|secured| &**secured)), &request)? {
         Plan::Own(own) => return Ok(Answer::Own(own)),
         Plan::Forward(plan, target) => (plan, target),
     };
@@ -58,11 +60,18 @@ enum Plan<'a> {
     Forward(Forward<'a>, Uri),
 }
 
-fn plan<'a>(draft: &mut Draft, site: &'a Site, request: &Request<Incoming>) -> Result<Plan<'a>, Failure> {
+fn plan<'a>(
+    draft: &mut Draft,
+    (site, secured): (&'a Site, Option<&Secured>),
+    request: &Request<Incoming>,
+) -> Result<Plan<'a>, Failure> {
     let refuse = |why: &'static str| Failure::new(Reason::BadRequest, &why);
     let fields = request.headers();
     let hosts = (fields.get(header::HOST), fields.get_all(header::HOST).iter().count());
     let host = host::of_request(request.uri(), request.version(), hosts).map_err(refuse)?;
+    if site.misdirects(secured, host.as_deref()) {
+        return Err(Reason::Misdirected.into());
+    }
     let target = Target::new(host.as_deref(), request.method(), request.uri(), fields).map_err(refuse)?;
     if target.is_about_the_server() {
         return Ok(Plan::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));

@@ -98,6 +98,12 @@ impl Builder {
         self.told.iter()
     }
 
+    /// The Secrets that the objects refer to, whether they are among them or not.
+    #[must_use]
+    pub(crate) fn wanted_secrets(&self) -> BTreeSet<Key> {
+        self.options.keyring.wanted()
+    }
+
     /// How many findings there are, and how many of them are errors.
     #[must_use]
     pub fn finding_counts(&self) -> (usize, usize) {
@@ -170,6 +176,7 @@ impl Builder {
             &changes.gateways,
             &changes.http_routes,
             &changes.reference_grants,
+            &changes.secrets,
         ];
         let any = !objects.ingresses.is_empty() || !objects.http_routes.is_empty();
         let others = any && !(changes.services.is_empty() && changes.namespaces.is_empty());

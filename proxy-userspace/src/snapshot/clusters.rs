@@ -48,7 +48,7 @@ impl Clusters {
         names.map(|name| (old.get(name), self.get(name)))
     }
 
-    pub(super) fn insert(&mut self, cluster: Arc<Cluster>) {
+    pub(crate) fn insert(&mut self, cluster: Arc<Cluster>) {
         self.0.insert(Arc::clone(&cluster.name), cluster);
     }
 

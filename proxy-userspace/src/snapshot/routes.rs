@@ -2,6 +2,7 @@
 //! same whatever the objects' order.
 
 mod backend;
+mod certificates;
 mod check;
 mod filters;
 mod gateways;
@@ -11,7 +12,7 @@ mod ingress;
 use super::{BuildOptions, builder::distinct, conditions::ObjectStatus};
 use crate::{
     route::{
-        host::HostPattern,
+        host::{HostPattern, Hosts},
         rule::{Conditions, PathPattern, Rule},
         table::{Candidate, Door, Listener, Paths, Place, Routes, Scheme, Site, Where},
     },
@@ -19,6 +20,7 @@ use crate::{
         Objects, Sourced,
         finding::{Finding, Severity},
     },
+    tls::Terms,
 };
 use backend::World;
 use k8s_openapi::{
@@ -83,6 +85,7 @@ pub(super) fn build(
     findings: &mut Vec<Finding>,
 ) -> (Routes, Vec<ObjectStatus>) {
     let world = World::of(objects);
+    options.keyring.begin();
     let mut statuses = Vec::new();
     let mut places = Places::default();
     let ages = ages(objects);
@@ -92,6 +95,7 @@ pub(super) fn build(
         let Some((attachments, status)) = ingress::read(source, (&classes, &world, age), findings) else {
             continue;
         };
+        certificates::ingress(source, (&world, options), &attachments, &mut places, findings);
         let place = Place { at: Where::Nodes, port: options.ingress_http_port };
         let listener = places.listener((place, Scheme::Http), INGRESS, (&HostPattern::Any, "http"));
         for attachment in &attachments {
@@ -109,6 +113,7 @@ pub(super) fn build(
         let status = http::attach(source, (&world, age), &mut gateways, &mut places, findings);
         statuses.extend(status);
     }
+    options.keyring.settle();
     statuses.extend(gateways.statuses());
     statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
     (places.settled(), statuses)
@@ -146,8 +151,12 @@ impl Places {
         door: &str,
         (host, name): (&HostPattern, &str),
     ) -> &mut Listener {
-        let site =
-            self.0.entry(place).or_insert_with(|| Site { scheme, port: place.port, doors: Vec::new() });
+        let site = self.0.entry(place).or_insert_with(|| Site {
+            scheme,
+            port: place.port,
+            doors: Vec::new(),
+            offers: Hosts::default(),
+        });
         let index = site.doors.iter().position(|one| *one.name == *door).unwrap_or_else(|| {
             site.doors.push(Door { name: door.into(), listeners: Default::default() });
             site.doors.len() - 1
@@ -156,6 +165,15 @@ impl Places {
         let listener = site.doors[index].listeners.entry(host);
         listener.name = name.into();
         listener
+    }
+
+    /// What clients get at a place that ask for these hosts; of several, the first counts.
+    fn offer(&mut self, place: Place, host: &HostPattern, terms: Option<&Arc<Terms>>) {
+        let Some(site) = self.0.get_mut(&place) else { return };
+        let offer = site.offers.entry(host);
+        if offer.0.is_none() {
+            offer.0 = terms.cloned();
+        }
     }
 
     /// What a place speaks, where it is in use.

@@ -12,6 +12,7 @@ mod kind;
 mod lease;
 mod report;
 mod retry;
+mod secrets;
 mod state;
 mod status;
 mod write;
@@ -24,6 +25,7 @@ pub use client::Access;
 use follow::{Follower, Sighting};
 use kind::KINDS;
 use report::{Reporter, Sayings};
+use secrets::Secrets;
 use state::State;
 use std::{
     path::Path,
@@ -62,6 +64,7 @@ pub struct Cluster {
     relist: watch::Sender<u64>,
     cache: Cache,
     sayings: watch::Sender<Sayings>,
+    secrets: Secrets,
 }
 
 /// What a [`Cluster`] needs to know about its node.
@@ -89,14 +92,15 @@ impl Cluster {
         let (sender, sightings) = mpsc::channel(QUEUE);
         for (index, kind) in KINDS.iter().enumerate() {
             let (client, sightings, relist) = (client.clone(), sender.clone(), wishes.clone());
-            runtime.spawn(Follower { client, kind, index, sightings, relist }.follow());
+            runtime.spawn(Follower { client, kind, object: None, index, sightings, relist }.follow());
         }
         let state = State::new(publisher.freshness());
         let cache = Cache::new(node.run_dir, &address);
         let (sayings, heard) = watch::channel(Sayings::default());
         let reporter = Reporter::new(&client, node.name, heard, Arc::clone(publisher.board()));
         runtime.spawn(reporter.run());
-        Ok(Self { runtime, publisher, sightings, state, relist, cache, sayings })
+        let secrets = Secrets::new(client, relist.clone());
+        Ok(Self { runtime, publisher, sightings, state, relist, cache, sayings, secrets })
     }
 
     /// Waits until every kind was listed, then puts that in force. Where the API server does not answer,
@@ -155,9 +159,16 @@ impl Cluster {
     async fn run(mut self) {
         let mut keep = interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.follow_secrets();
         loop {
             let sighting = tokio::select! {
                 sighting = self.sightings.recv() => sighting,
+                Some(secret) = self.secrets.next() => {
+                    if self.secrets.take(secret, self.state.objects_mut()) {
+                        self.publish();
+                    }
+                    continue;
+                }
                 _ = keep.tick() => {
                     self.keep().await;
                     continue;
@@ -167,8 +178,15 @@ impl Cluster {
             if self.state.take(sighting) {
                 self.settle().await;
                 self.publish();
+                self.follow_secrets();
             }
         }
+    }
+
+    /// Listeners may refer to others by now.
+    fn follow_secrets(&mut self) {
+        let wanted = self.publisher.wanted_secrets();
+        self.secrets.want(&wanted, self.state.objects_mut());
     }
 
     /// Takes in what comes until nothing does, but not for ever.
@@ -220,7 +238,8 @@ impl Cluster {
     }
 
     fn publish(&mut self) {
-        let findings = self.state.findings();
+        let mut findings = self.state.findings();
+        findings.extend(self.secrets.findings().cloned());
         self.publisher.publish(self.state.objects(), findings.clone());
         let found = findings.iter().chain(self.publisher.findings());
         let mut findings: Vec<_> = found.filter(|one| one.severity < Severity::Info).cloned().collect();

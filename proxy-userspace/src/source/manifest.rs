@@ -7,6 +7,7 @@ use super::{
     gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
     lean,
     node::{Node, Unknown, Value, line_of},
+    secret::Secret,
 };
 use k8s_openapi::{
     Metadata, Resource,
@@ -159,6 +160,11 @@ impl Manifest<'_> {
             ("Namespace", group) if !is_foreign(group) => {
                 let read = self.read::<Namespace>(node, meta);
                 self.objects.namespaces.extend(read);
+            }
+            ("Secret", group) if !is_foreign(group) => {
+                let mut read = self.read::<Secret>(node, meta);
+                read.iter_mut().for_each(|read| read.object.keep_what_is_read());
+                self.objects.secrets.extend(read);
             }
             ("NetworkPolicy", "networking.k8s.io")
             | ("CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy", "cilium.io") => {
@@ -336,7 +342,7 @@ fn item_kind(list: TypeMeta<'_>) -> Option<&str> {
     let kind = list.kind.strip_suffix("List")?;
     let known = matches!(
         (group(list.api_version), kind),
-        ("", "Service" | "Pod" | "Namespace")
+        ("", "Service" | "Pod" | "Namespace" | "Secret")
             | ("discovery.k8s.io", "EndpointSlice")
             | ("cilium.io", "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy")
             | ("networking.k8s.io", "NetworkPolicy" | "Ingress" | "IngressClass")

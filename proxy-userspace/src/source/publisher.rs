@@ -4,6 +4,7 @@ use super::{
     Objects,
     finding::{Finding, Severity},
     freshness::Freshness,
+    store::Key,
 };
 use crate::{
     heap,
@@ -11,7 +12,7 @@ use crate::{
     status::Board,
 };
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::watch;
 
 /// Findings of one state that are logged.
@@ -61,6 +62,11 @@ impl Publisher {
     /// What the builder found, worst first.
     pub(super) fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.builder.findings()
+    }
+
+    /// The Secrets that the objects refer to.
+    pub(super) fn wanted_secrets(&self) -> BTreeSet<Key> {
+        self.builder.wanted_secrets()
     }
 
     /// The snapshot in force; the same cell for ever.

@@ -9,6 +9,18 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Arc;
 
+/// A Secret of this type with these values.
+pub(crate) fn secret(name: &str, kind: &str, values: &[(&str, &str)]) -> String {
+    let value = |(key, value): &(&str, &str)| {
+        let lines: String = value.lines().map(|line| format!("    {line}\n")).collect();
+        format!("  {key}: |\n{lines}")
+    };
+    let values: String = values.iter().map(value).collect();
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: {kind}\nstringData:\n{values}"
+    )
+}
+
 /// Who signs.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -21,6 +33,18 @@ pub(crate) struct Pair {
     pub(crate) chain: String,
     pub(crate) key: String,
     der: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
+}
+
+impl Pair {
+    /// Whether this is its certificate.
+    pub(crate) fn is(&self, certificate: &[u8]) -> bool {
+        *self.der.0 == *certificate
+    }
+
+    /// As a Secret.
+    pub(crate) fn secret(&self, name: &str) -> String {
+        secret(name, "kubernetes.io/tls", &[("tls.crt", &self.chain), ("tls.key", &self.key)])
+    }
 }
 
 impl Authority {
@@ -72,10 +96,15 @@ impl Authority {
 
     /// A client that trusts it.
     pub(crate) fn client(&self) -> ClientConfig {
+        self.client_of(rustls::ALL_VERSIONS)
+    }
+
+    /// The same, of these versions alone.
+    pub(crate) fn client_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth()

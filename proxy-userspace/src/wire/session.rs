@@ -2,6 +2,7 @@
 //! it is never waited for.
 
 use super::socket::Socket;
+use crate::tls::Secured;
 use hyper::rt::{ReadBuf as HyperBuf, ReadBufCursor};
 use parking_lot::Mutex;
 use std::{
@@ -14,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 /// Which end of the session is ours: what a peer's FIN without its last word means (RFC 9112 section 9.8).
-#[cfg_attr(not(test), expect(dead_code, reason = "who terminates TLS follows"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     /// The server: a client may close like that, and a request says by itself whether it is whole.
     Server,
     /// The client: an answer may be cut short by whoever is between.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody speaks TLS to endpoints yet"))]
     Client,
 }
 
@@ -28,11 +29,12 @@ pub(crate) enum Role {
 pub(super) struct Session {
     stream: Mutex<TlsStream<View>>,
     pub(super) role: Role,
+    pub(super) secured: Arc<Secured>,
 }
 
 impl Session {
-    pub(super) fn new(stream: TlsStream<View>, role: Role) -> Self {
-        Self { stream: Mutex::new(stream), role }
+    pub(super) fn new(stream: TlsStream<View>, role: Role, secured: Secured) -> Self {
+        Self { stream: Mutex::new(stream), role, secured: Arc::new(secured) }
     }
 
     /// Reads plaintext; nothing read means end of file.

@@ -23,7 +23,9 @@ async fn secured() -> (Wire, client::TlsStream<TcpStream>) {
         let mut wire = Wire::new(listener.accept().await.unwrap().0, false);
         let acceptor = TlsAcceptor::from(Arc::new(authority.server(&["web.test"])));
         let stream = acceptor.accept(wire.view()).await.unwrap();
-        wire.secure(stream.into(), Role::Server);
+        let secured =
+            Secured { version: "TLSv1.3", cipher: "-", alpn: None, server_name: None, scope: "test".into() };
+        wire.secure(stream.into(), Role::Server, secured);
         wire
     };
     tokio::join!(accept, connect)

@@ -4,13 +4,18 @@ use super::Fault;
 use crate::{
     route::rule::Destination,
     source::{
-        Objects,
+        Objects, Sourced,
         finding::quoted,
         gateway::{self, BackendRef, ReferenceGrant},
+        secret::Secret,
+        store::Key,
     },
 };
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// What references lead to.
 pub(super) struct World<'a> {
@@ -75,6 +80,11 @@ impl<'a> World<'a> {
                     to.group == group && to.kind == kind && named
                 })
             })
+    }
+
+    /// A Secret.
+    pub(super) fn secret(&self, key: &Key) -> Option<&'a Arc<Sourced<Secret>>> {
+        self.objects.secrets.get(key)
     }
 
     /// A Service.

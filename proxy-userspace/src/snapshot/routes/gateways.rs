@@ -1,10 +1,6 @@
 //! Gateways and their listeners.
 
-use super::{
-    BuildOptions, Places,
-    backend::{Referrer, World},
-    check, distinct,
-};
+use super::{BuildOptions, Places, backend::World, certificates, check, distinct};
 use crate::{
     policy::access::{Labels, Selector},
     route::{
@@ -17,8 +13,9 @@ use crate::{
         finding::{Finding, Severity, quoted},
         gateway::{self, Gateway, GatewayClass},
     },
+    tls::Terms,
 };
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 /// Who serves the Gateways of a class, if it is us.
 const CONTROLLER: &str = "weir.dev/gateway";
@@ -56,6 +53,10 @@ pub(super) struct OneListener {
     refused: Option<(&'static str, String)>,
     conflict: Option<(&'static str, String)>,
     unresolved: Option<(&'static str, String)>,
+    /// What TLS clients get there.
+    terms: Option<Arc<Terms>>,
+    /// What is wrong with certificates that are used all the same.
+    doubts: Vec<String>,
 }
 
 /// Namespaces whose routes may attach.
@@ -182,7 +183,14 @@ impl<'a> OneGateway<'a> {
         }
         let door = format!("Gateway {}/{}", source.namespace, source.name);
         for (index, one) in spec.listeners.iter().enumerate() {
-            let mut listener = read_listener(one, &at, (world, &source.namespace));
+            let mut listener = read_listener(one, &at);
+            if listener.scheme == Some(Scheme::Https) {
+                let scope = format!("{door}#{}", one.name);
+                let by = (&*scope, &listener.host);
+                let found = certificates::of_listener(one, by, (world, options, &source.namespace));
+                (listener.terms, listener.doubts) = (found.terms, found.doubts);
+                listener.unresolved = listener.unresolved.or(found.fault);
+            }
             if gateway.refused.is_some() {
                 listener.places.clear();
             }
@@ -195,6 +203,9 @@ impl<'a> OneGateway<'a> {
             }
             for (place, scheme) in listener.places().collect::<Vec<_>>() {
                 places.listener((place, scheme), &door, (&listener.host, &listener.name));
+                if scheme == Scheme::Https {
+                    places.offer(place, &listener.host, listener.terms.as_ref());
+                }
             }
             gateway.report(index, &listener, findings);
             gateway.listeners.push(listener);
@@ -247,9 +258,13 @@ impl<'a> OneGateway<'a> {
         for (_, text) in [&listener.refused, &listener.conflict, &listener.unresolved].into_iter().flatten() {
             findings.push(self.source.finding(Severity::Error, line, format!("listener {name}: {text}"), ""));
         }
-        if listener.is_valid() && listener.scheme == Some(Scheme::Https) {
-            let text = format!("listener {name}: TLS is not served yet, and nothing comes in there");
-            findings.push(self.source.finding(Severity::Warning, line, text, ""));
+        for text in &listener.doubts {
+            findings.push(self.source.finding(
+                Severity::Warning,
+                line,
+                format!("listener {name}: {text}"),
+                "",
+            ));
         }
     }
 
@@ -293,7 +308,8 @@ impl<'a> OneGateway<'a> {
 impl OneListener {
     /// Whether requests come in there.
     fn serves(&self) -> bool {
-        self.is_valid() && self.scheme == Some(Scheme::Http) && !self.places.is_empty()
+        let speaks = self.scheme == Some(Scheme::Http) || self.terms.is_some();
+        self.is_valid() && speaks && !self.places.is_empty()
     }
 
     fn status(&self, generation: Option<i64>) -> ListenerStatus {
@@ -306,12 +322,10 @@ impl OneListener {
             None => Condition::new("Conflicted", false, "NoConflicts", "", generation),
         };
         let refused = self.refused.as_ref().or(self.conflict.as_ref());
-        let programmed = match (self.serves(), self.scheme) {
-            (true, _) => Condition::new("Programmed", true, "Programmed", "", generation),
-            (false, Some(Scheme::Https)) if refused.is_none() => {
-                Condition::new("Programmed", false, "Pending", "TLS is not served yet", generation)
-            }
-            (false, _) => Condition::new("Programmed", false, "Invalid", "not served", generation),
+        let programmed = if self.serves() {
+            Condition::new("Programmed", true, "Programmed", "", generation)
+        } else {
+            Condition::new("Programmed", false, "Invalid", "not served", generation)
         };
         ListenerStatus {
             name: self.name.clone(),
@@ -327,11 +341,7 @@ impl OneListener {
     }
 }
 
-fn read_listener(
-    one: &gateway::Listener,
-    at: &[Where],
-    (world, namespace): (&World<'_>, &str),
-) -> OneListener {
+fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
     let scheme = match one.protocol.as_str() {
         "HTTP" => Some(Scheme::Http),
         "HTTPS" => Some(Scheme::Https),
@@ -342,12 +352,9 @@ fn read_listener(
     let takes_http =
         scheme.is_some() && (allowed.kinds.is_empty() || allowed.kinds.iter().any(|kind| http(&kind)));
     let odd = allowed.kinds.iter().find(|kind| !http(kind));
-    let mut unresolved = odd
+    let unresolved = odd
         .filter(|_| scheme.is_some())
         .map(|odd| ("InvalidRouteKinds", format!("routes of kind {} are not served", quoted(&odd.kind))));
-    if let (None, Some(tls), Some(_)) = (&unresolved, &one.tls, scheme) {
-        unresolved = tls.certificate_refs.iter().find_map(|secret| certificate(secret, world, namespace));
-    }
     let from = match (allowed.namespaces.from.as_str(), &allowed.namespaces.selector) {
         ("All", _) => From::All,
         ("Selector", Some(selector)) => Selector::of_namespaces(selector).map_or(From::None, From::Selected),
@@ -371,22 +378,7 @@ fn read_listener(
         refused,
         conflict: None,
         unresolved,
+        terms: None,
+        doubts: Vec::new(),
     }
-}
-
-/// Why a certificate cannot be referred to; whether it is there is for who serves TLS to say.
-fn certificate(secret: &gateway::SecretRef, world: &World<'_>, own: &str) -> Option<(&'static str, String)> {
-    let namespace = secret.namespace.as_deref().unwrap_or(own);
-    if !(secret.group.is_empty() && secret.kind == "Secret") {
-        return Some((
-            "InvalidCertificateRef",
-            format!("{} is no kind of certificate", quoted(&secret.kind)),
-        ));
-    }
-    let from = Referrer { group: gateway::GROUP, kind: "Gateway", namespace: own };
-    let permitted = world.permits(from, ("", "Secret", namespace, &secret.name));
-    (!permitted).then(|| {
-        let text = format!("no ReferenceGrant lets it refer to Secret {namespace}/{}", secret.name);
-        ("RefNotPermitted", text)
-    })
 }

@@ -86,10 +86,6 @@ pub(super) fn read(
         findings.extend(faults.into_iter().map(|fault| fault.about(ingress, "the Ingress is left out")));
         return None;
     }
-    if !spec.tls.as_deref().unwrap_or_default().is_empty() {
-        let text = "TLS is not served yet: its hosts are served by plain HTTP alone";
-        findings.push(ingress.finding(Severity::Warning, ingress.lines.field("tls"), text, ""));
-    }
     let mut reader = Reader { ingress, world, age, attachments: Vec::new(), findings };
     reader.spec(spec);
     let status = ObjectStatus {

@@ -460,7 +460,7 @@ fn what_becomes_of_a_route_is_said_as_the_specification_has_it() {
             "Conflicted=false NoConflicts",
             "tls 1",
             "Accepted=true Accepted",
-            "Programmed=false Pending",
+            "Programmed=false Invalid",
             "ResolvedRefs=false RefNotPermitted",
             "Conflicted=false NoConflicts",
         ]

@@ -8,6 +8,7 @@ use super::{
     kind::Kind,
     retry::{Backoff, Refusal},
 };
+use crate::source::store::Key;
 use futures_util::{Stream, StreamExt as _};
 use kube::{
     Client,
@@ -69,6 +70,8 @@ pub(super) type Sighting = (usize, Seen);
 pub(super) struct Follower {
     pub(super) client: Client,
     pub(super) kind: &'static Kind,
+    /// The only object of it that is followed, where it is one.
+    pub(super) object: Option<Key>,
     pub(super) index: usize,
     pub(super) sightings: mpsc::Sender<Sighting>,
     /// Changes when everything is to be listed again.
@@ -163,14 +166,27 @@ impl Follower {
         }
     }
 
+    /// Where the collection is.
+    fn path(&self) -> String {
+        match &self.object {
+            Some(key) => self.kind.path_in(key.namespace()),
+            None => self.kind.path(),
+        }
+    }
+
+    /// What of it is asked for. A role that names an object allows to list and to watch it like that.
+    fn field_selector(&self) -> Option<String> {
+        match &self.object {
+            Some(key) => Some(format!("metadata.name={}", key.name())),
+            None => self.kind.field_selector.map(String::from),
+        }
+    }
+
     /// Lists everything, in pages of one version of the whole.
     async fn list(&self) -> Result<(Vec<Document>, String), Refusal> {
-        let request = Request::new(self.kind.path());
-        let mut params = ListParams {
-            field_selector: self.kind.field_selector.map(String::from),
-            limit: Some(PAGE),
-            ..ListParams::default()
-        };
+        let request = Request::new(self.path());
+        let mut params =
+            ListParams { field_selector: self.field_selector(), limit: Some(PAGE), ..ListParams::default() };
         let mut documents = Vec::new();
         loop {
             let page = request.list(&params).map_err(Refusal::unsendable)?;
@@ -227,12 +243,12 @@ impl Follower {
         let (least, most) = WATCH_SECONDS;
         let seconds = least + crate::balance::random() % (most - least);
         let params = WatchParams {
-            field_selector: self.kind.field_selector.map(String::from),
+            field_selector: self.field_selector(),
             timeout: u32::try_from(seconds).ok(),
             bookmarks: true,
             ..WatchParams::default()
         };
-        let request = match Request::new(self.kind.path()).watch(&params, &position.version) {
+        let request = match Request::new(self.path()).watch(&params, &position.version) {
             Ok(request) => request,
             Err(error) => return Ok(End::Failed(Refusal::unsendable(error))),
         };

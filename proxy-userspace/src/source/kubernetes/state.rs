@@ -132,6 +132,11 @@ impl State {
         &self.objects
     }
 
+    /// For what is followed apart from the kinds.
+    pub(super) fn objects_mut(&mut self) -> &mut Objects {
+        &mut self.objects
+    }
+
     /// What is wrong with single objects.
     pub(super) fn findings(&self) -> Vec<Finding> {
         self.kinds.iter().flat_map(|kind| kind.findings.values().flatten()).cloned().collect()

@@ -1,0 +1,62 @@
+//! TLS that ends here: which certificate a client gets, the handshake, and what both sides agreed upon.
+
+mod accept;
+mod credentials;
+mod keyring;
+mod terms;
+
+pub(crate) use accept::accept;
+pub(crate) use credentials::{Credentials, Flaw, names_of};
+pub(crate) use keyring::Held;
+pub use keyring::Keyring;
+pub(crate) use terms::{Offer, Terms, VERSIONS};
+
+use rustls::{CipherSuite, ProtocolVersion, crypto::CryptoProvider};
+use std::sync::{Arc, LazyLock};
+
+/// The cryptography: ring's, whoever else in the process may have installed another.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// What is offered by ALPN, the best first.
+pub(crate) const ALPN: [&str; 1] = ["http/1.1"];
+
+/// What became of a handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Secured {
+    /// `TLSv1.3`
+    pub version: &'static str,
+    /// The suite's name at IANA.
+    pub cipher: &'static str,
+    /// The protocol that both speak; `None` where the client did not ask.
+    pub alpn: Option<&'static str>,
+    /// The name that the client asked for, in lower case.
+    pub server_name: Option<Box<str>>,
+    /// Whose certificate it got: `Gateway namespace/name#listener`, or `Ingress namespace/secret`.
+    pub scope: Arc<str>,
+}
+
+/// As Envoy logs it.
+pub(crate) fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        other => other.as_str().unwrap_or("unknown"),
+    }
+}
+
+/// As IANA registers it; rustls has its own spelling for those of TLS 1.3.
+pub(crate) fn cipher_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
