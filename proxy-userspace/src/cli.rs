@@ -2,6 +2,7 @@
 mod agent;
 pub(crate) mod cases;
 pub mod check;
+pub mod doctor;
 pub mod policy;
 pub mod route;
 pub mod status;

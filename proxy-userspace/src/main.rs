@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Status(args) => weir::cli::status::status(&args),
         Command::Policy(command) => weir::cli::policy::policy(&command),
         Command::Route(command) => weir::cli::route::route(&command),
+        Command::Doctor(command) => weir::cli::doctor::doctor(&command),
         Command::Completions(args) => weir::cli::completions(args.shell),
     };
     outcome.unwrap_or_else(|error| {

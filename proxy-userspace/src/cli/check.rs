@@ -1,5 +1,7 @@
 //! `weir check`: validates a directory offline.
 
+mod tls;
+
 use crate::{
     config::{CheckArgs, Output},
     policy::EndpointPolicy,
@@ -18,13 +20,17 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
+use tls::Offered;
 
-/// Findings on standard output, one a line (or one JSON object), on standard error where policies hold
-/// and a summary; exit 1 on errors.
+/// Findings on standard output, one a line (or one JSON object), on standard error where policies hold, what
+/// TLS listeners offer, and a summary; exit 1 on errors.
 pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = Report::of(args)?;
     report.write(args.output, &mut io::stdout().lock())?;
     for one in &report.policies {
+        eprintln!("{one}");
+    }
+    for one in &report.tls {
         eprintln!("{one}");
     }
     eprintln!("{}: {report}", args.config.display());
@@ -41,6 +47,8 @@ struct Report {
     findings: Vec<Finding>,
     /// Endpoints that a policy restricts.
     policies: Vec<Restricted>,
+    /// What listeners with TLS offer.
+    tls: Vec<Offered>,
 }
 
 /// An endpoint that a policy restricts.
@@ -90,6 +98,7 @@ impl Report {
                 findings.extend(more);
                 Ok(Self {
                     policies: Restricted::all(&snapshot),
+                    tls: Offered::all(&snapshot),
                     ..Self::new(Some(snapshot.clusters.len()), findings)
                 })
             }
@@ -108,6 +117,7 @@ impl Report {
             infos: count(Severity::Info),
             findings,
             policies: Vec::new(),
+            tls: Vec::new(),
         }
     }
 
