@@ -8,6 +8,7 @@ mod answer;
 mod chunked;
 mod framer;
 mod head;
+pub(crate) mod http2;
 mod oddity;
 mod request;
 #[cfg(test)]
@@ -20,13 +21,13 @@ pub(crate) use oddity::{Oddity, Refusal};
 use http::HeaderMap;
 
 /// Whether a request of HTTP/1.1 with such a head would be admitted.
-pub(crate) fn check(method: &str, target: &str, fields: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check(method: &str, target: &str, fields: &HeaderMap, rules: &Rules) -> Result<(), Refusal> {
     let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     for (name, value) in fields {
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     head.extend(b"\r\n");
-    request::judge(&head, &Rules::default()).map(drop)
+    request::judge(&head, rules).map(drop)
 }
 
 /// What operators may choose.

@@ -1,10 +1,11 @@
 //! Answers of our own: short, and they name the reason.
 
 use crate::{
-    admission::Oddity,
+    admission::{Oddity, Refusal},
     body::AnswerBody,
     downstream::Downstream,
     flow::Reason,
+    grpc,
     record::{Failure, OpenRequest},
     snapshot::Cluster,
 };
@@ -12,13 +13,23 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 /// The answer to a request that failed. The connection ends with it where part of the request has
 /// not been read, or where its client is not understood.
-pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerBody> {
-    let status = StatusCode::from_u16(failure.reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let cluster = open.draft().cluster.clone();
-    let text = text(failure.reason, cluster.as_deref(), open.downstream());
+pub(crate) fn local(open: OpenRequest, failure: Failure) -> Response<AnswerBody> {
     if failure.reason == Reason::BadRequest && open.downstream().refusal().is_none() {
         open.downstream().relay.observer.metrics.bad_request(Oddity::Ambiguous);
     }
+    let status = failure.reason.status();
+    failed(open, failure, status)
+}
+
+/// The answer to a request that is not admitted, whose oddity has been counted.
+pub(crate) fn refused(open: OpenRequest, refusal: Refusal) -> Response<AnswerBody> {
+    failed(open, Failure::new(Reason::BadRequest, &refusal), refusal.oddity.status())
+}
+
+fn failed(mut open: OpenRequest, failure: Failure, status: u16) -> Response<AnswerBody> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let cluster = open.draft().cluster.clone();
+    let text = text(failure.reason, cluster.as_deref(), open.downstream());
     let draft = open.draft();
     draft.status = status.as_u16();
     draft.failure = Some(failure);
@@ -26,13 +37,30 @@ pub(crate) fn local(mut open: OpenRequest, failure: Failure) -> Response<AnswerB
     open.downstream().deadline.exempt();
     open.downstream().deadline.no_stage();
     let ends = open.downstream().request_completed_at().is_none() || status == StatusCode::BAD_REQUEST;
-    let mut response = Response::new(AnswerBody::local(text, open));
-    *response.status_mut() = status;
+    let mut response = if open.draft().is_call() {
+        call_failed(open, &text)
+    } else {
+        let mut response = Response::new(AnswerBody::local(text, open));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+    };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if ends {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// The same for a call by gRPC: 200, and what went wrong is in its fields.
+fn call_failed(mut open: OpenRequest, text: &str) -> Response<AnswerBody> {
+    let draft = open.draft();
+    let reason = draft.failure.as_ref().map_or(Reason::UpstreamProtocol, |failure| failure.reason);
+    let status = grpc::Status::for_reason(reason);
+    draft.status = StatusCode::OK.as_u16();
+    draft.grpc_status = Some(status);
+    let mut response = Response::new(AnswerBody::local(String::new(), open));
+    *response.headers_mut() = grpc::failure(status, text);
     response
 }
 

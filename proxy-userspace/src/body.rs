@@ -5,12 +5,15 @@ use crate::{
     deadline::Deadline,
     downstream::Downstream,
     flow::Reason,
+    grpc,
     record::{Failure, OpenRequest},
     snapshot::Timeouts,
+    trailers,
     upstream::Upstream,
     wire,
 };
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -96,8 +99,12 @@ impl RequestStream {
             }
             match ready!(frame) {
                 Some(Ok(frame)) => {
-                    // Trailers end here (RFC 9110 section 6.5.1): nobody asked for them.
-                    let Some(data) = frame.data_ref() else { continue };
+                    let Some(data) = frame.data_ref() else {
+                        match frame.into_trailers() {
+                            Ok(trailers) => return self.trailers(trailers),
+                            Err(_) => continue,
+                        }
+                    };
                     self.waits = false;
                     self.downstream.request_body_read(data.len());
                     if self.incoming.is_end_stream() {
@@ -112,12 +119,23 @@ impl RequestStream {
                     self.downstream.request_body_failed();
                     return Poll::Ready(Some(Err(Cut(Reason::DownstreamReset))));
                 }
+                None if self.downstream.is_stream() && !self.incoming.is_end_stream() => {
+                    // Reset, with an error code that says there is no error.
+                    self.downstream.request_body_failed();
+                    return Poll::Ready(Some(Err(Cut(Reason::DownstreamReset))));
+                }
                 None => {
                     self.complete();
                     return Poll::Ready(None);
                 }
             }
         }
+    }
+
+    fn trailers(&self, trailers: HeaderMap) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.complete();
+        let trailers = trailers::passing(trailers);
+        Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
     }
 }
 
@@ -214,6 +232,16 @@ impl AnswerBody {
         }
     }
 
+    /// The trailers that pass; the answer ends with them.
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, Cut>> {
+        let wanted = self.open.downstream().passes_trailers();
+        let trailers = frame.into_trailers().ok()?;
+        let draft = self.open.draft();
+        draft.grpc_status = grpc::Status::of(&trailers).or(draft.grpc_status);
+        let trailers = Some(trailers).filter(|_| wanted).map(trailers::passing)?;
+        (!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers)))
+    }
+
     /// Ends the answer before its end.
     fn cut(&mut self, failure: Failure) -> Cut {
         let reason = failure.reason;
@@ -227,28 +255,36 @@ impl AnswerBody {
     }
 }
 
+/// Why an endpoint's answer has no end.
+enum Broken {
+    Error(hyper::Error),
+    /// Reset, with an error code that says there is no error.
+    Reset,
+}
+
 impl Relayed {
-    /// The next piece of data; drives the upstream connection where that is what it takes.
-    fn poll_data(
+    /// The next piece of data, or the trailers; drives the upstream connection where that is what it takes.
+    fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         deadline: &Deadline,
-    ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut driven = false;
         loop {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers end here, as in requests.
-                    let Ok(data) = frame.into_data() else { continue };
                     self.waits = false;
-                    self.done = self.incoming.is_end_stream();
+                    self.done = frame.is_trailers() || self.incoming.is_end_stream();
                     if !self.done {
                         // The client's turn: it has as long to take this as the endpoint to send.
                         deadline.stage(Reason::ResponseBodyIdle, self.idle);
                     }
-                    return Poll::Ready(Some(Ok(data)));
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Broken::Error(error)))),
+                Poll::Ready(None) if self.upstream.is_stream() && !self.incoming.is_end_stream() => {
+                    return Poll::Ready(Some(Err(Broken::Reset)));
+                }
                 Poll::Ready(None) => {
                     self.done = true;
                     return Poll::Ready(None);
@@ -279,22 +315,26 @@ impl Body for AnswerBody {
         if let Some(reason) = downstream.deadline.expired() {
             return Poll::Ready(Some(Err(this.cut(reason.into()))));
         }
-        let data = match &mut this.source {
-            Source::Local(text) => text.take().map(Ok),
+        let frame = match &mut this.source {
+            Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
             Source::Endpoint(relayed) => {
                 let (muffle, deadline) = (&downstream.muffle, &downstream.deadline);
-                ready!(muffle.poll(cx, |cx| relayed.poll_data(cx, deadline)))
+                ready!(muffle.poll(cx, |cx| relayed.poll_frame(cx, deadline)))
             }
         };
-        Poll::Ready(match data {
-            Some(Ok(data)) => {
-                this.open.draft().sent(data.len());
-                Some(Ok(Frame::data(data)))
-            }
-            Some(Err(error)) => {
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    this.open.draft().sent(data.len());
+                    Some(Ok(Frame::data(data)))
+                }
+                Err(frame) => this.trailers(frame),
+            },
+            Some(Err(Broken::Error(error))) => {
                 let why = this.broken_off(&error);
                 Some(Err(this.cut(why)))
             }
+            Some(Err(Broken::Reset)) => Some(Err(this.cut(Reason::UpstreamReset.into()))),
             None => None,
         })
     }

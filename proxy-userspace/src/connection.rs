@@ -77,6 +77,7 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
         (Verdict::Opaque(first, upstream), Some(route)) => {
             tunnel::carry(&downstream, route, first, upstream).await;
         }
+        (Verdict::Http2(first), _) => server::http2::serve(downstream, first).await,
         (Verdict::Http(first) | Verdict::Opaque(first, _), _) => server::serve(downstream, first).await,
         (Verdict::Over, _) => {}
     }

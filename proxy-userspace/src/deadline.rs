@@ -5,11 +5,16 @@
 //! costs two stores and no timer.
 
 use crate::flow::Reason;
+use parking_lot::Mutex;
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
-    task::{Context, Poll},
+    sync::atomic::{
+        AtomicBool, AtomicU8, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+        fence,
+    },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
@@ -30,7 +35,7 @@ pub(crate) enum Late {
     Stage(Reason),
 }
 
-/// See the module. All of it is read and written by the connection's own task only; atomics because
+/// See the module. Read and written by the connection's own task only, unless it is `shared`; atomics because
 /// that task moves between threads.
 #[derive(Debug)]
 pub(crate) struct Deadline {
@@ -39,6 +44,11 @@ pub(crate) struct Deadline {
     late: AtomicU8,
     whole: AtomicU64,
     expired: AtomicU8,
+    /// Another task moves it as well.
+    shared: AtomicBool,
+    /// Nanoseconds after `start` at which the timer rings.
+    armed: AtomicU64,
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Deadline {
@@ -49,7 +59,15 @@ impl Deadline {
             late: AtomicU8::new(NOTHING),
             whole: AtomicU64::new(NEVER),
             expired: AtomicU8::new(NOTHING),
+            shared: AtomicBool::new(false),
+            armed: AtomicU64::new(0),
+            waker: Mutex::new(None),
         }
+    }
+
+    /// From now on another task may move the deadline: the request's body is read there.
+    pub(crate) fn shared(&self) {
+        self.shared.store(true, Relaxed);
     }
 
     /// Between requests: nothing but the next request's first byte is awaited.
@@ -114,11 +132,25 @@ impl Deadline {
     /// Ready once for each deadline that passes. The caller then polls the request again, whose
     /// [`Deadline::guard`] sees it.
     pub(crate) fn poll(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Late> {
+        let shared = self.shared.load(Relaxed);
+        if shared {
+            *self.waker.lock() = Some(cx.waker().clone());
+        }
         loop {
+            if shared {
+                self.armed.store(0, Relaxed);
+            }
             let at = self.at.load(Relaxed);
             let due = if at == NEVER { None } else { Some(self.start + Duration::from_nanos(at)) };
             if let Some(due) = due.filter(|due| *due < timer.deadline()) {
                 timer.as_mut().reset(due);
+            }
+            if shared {
+                self.armed.store(self.nanos(timer.deadline()), Relaxed);
+                fence(SeqCst);
+                if self.at.load(Relaxed) != at {
+                    continue;
+                }
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -145,6 +177,20 @@ impl Deadline {
         self.expired.store(NOTHING, Relaxed);
         self.late.store(late, Relaxed);
         self.at.store(at, Relaxed);
+        if !self.shared.load(Relaxed) {
+            return;
+        }
+        // Either this sees what the task has set its timer to, or the task sees the new time.
+        fence(SeqCst);
+        if at < self.armed.load(Relaxed) {
+            // It must end before the timer rings that the task has set.
+            let waker = self.waker.lock().take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(NEVER)
     }
 
     fn after(&self, from: Instant, timeout: Option<Duration>) -> u64 {
@@ -219,6 +265,21 @@ mod tests {
         deadline.no_stage();
         let late = tokio::time::timeout(3 * FAR, next(&deadline)).await;
         assert!(late.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_task_may_make_a_shared_deadline_earlier() {
+        let deadline = std::sync::Arc::new(Deadline::new());
+        deadline.shared();
+        deadline.whole(Instant::now(), Some(60 * SECOND));
+        deadline.no_stage();
+        let elsewhere = std::sync::Arc::clone(&deadline);
+        let waits = tokio::spawn(async move { next(&elsewhere).await });
+        tokio::time::sleep(SECOND).await;
+        deadline.stage(Reason::RequestBodyIdle, Some(SECOND));
+        let (late, after) = waits.await.unwrap_or((Late::Idle, FAR));
+        assert_eq!(late, Late::Stage(Reason::RequestBodyIdle));
+        assert!(after < 3 * SECOND, "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Is it HTTP/1? The first bytes tell. A client that says nothing gets an upstream connection after
+//! Is it HTTP/1 or HTTP/2? The first bytes tell. A client that says nothing gets an upstream connection after
 //! a moment, in case the server speaks first; whoever speaks then decides.
 
 use crate::{
@@ -21,6 +21,8 @@ const FIRST_READ: usize = 2048;
 pub(crate) enum Verdict {
     /// HTTP/1, perhaps.
     Http(Bytes),
+    /// HTTP/2: the whole preface is here.
+    Http2(Bytes),
     /// Anything else; the upstream socket, if one had to be opened to find out.
     Opaque(Bytes, Option<UpstreamSocket>),
     /// Nothing: it ended, or was silent for too long.
@@ -29,8 +31,8 @@ pub(crate) enum Verdict {
 
 /// Looks at the first bytes of a connection.
 pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Verdict {
-    // Without a route the client is told so in HTTP.
-    let Some(route) = route else { return Verdict::Http(Bytes::new()) };
+    // A Gateway's, or one without a route, whose client is told so in HTTP: the client speaks first.
+    let Some(route) = route else { return unprompted(downstream).await };
     if route.cluster.protocol == Protocol::Opaque {
         return Verdict::Opaque(Bytes::new(), None);
     }
@@ -51,6 +53,18 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
     }
 }
 
+/// Waits for the client to speak.
+async fn unprompted(downstream: &Downstream) -> Verdict {
+    let mut client = pin!(client_speaks(downstream));
+    tokio::select! {
+        verdict = client.as_mut() => return verdict,
+        () = sleep_or_never(downstream.timeouts.downstream_idle), if downstream.is_silent() => {}
+        () = downstream.relay.drain.left(), if downstream.is_silent() => {}
+    }
+    // It may have begun to speak since the select was entered.
+    if downstream.is_silent() { Verdict::Over } else { client.await }
+}
+
 /// Reads until the client's bytes decide.
 async fn client_speaks(downstream: &Downstream) -> Verdict {
     let first = match read_some(downstream).await {
@@ -64,6 +78,7 @@ async fn client_speaks(downstream: &Downstream) -> Verdict {
     downstream.head_begins();
     match classify(&first) {
         Opening::Http1 => Verdict::Http(first),
+        Opening::Http2 => Verdict::Http2(first),
         Opening::Opaque => Verdict::Opaque(first, None),
         Opening::Unsure => more_bytes(downstream, first).await,
     }
@@ -84,6 +99,7 @@ async fn more_bytes(downstream: &Downstream, first: Bytes) -> Verdict {
         }
         match classify(&bytes) {
             Opening::Http1 => return Verdict::Http(bytes.into()),
+            Opening::Http2 => return Verdict::Http2(bytes.into()),
             Opening::Opaque => return Verdict::Opaque(bytes.into(), None),
             Opening::Unsure => {}
         }

@@ -49,6 +49,10 @@ pub(crate) struct Downstream {
     pub(crate) deadline: Deadline,
     /// For what the task polls beside hyper's server.
     pub(crate) muffle: Muffle,
+    /// One of many streams on the connection, by HTTP/2.
+    is_stream: bool,
+    /// Its client takes trailers.
+    trailers: AtomicBool,
     phase: AtomicU8,
     first_byte: AtomicU64,
     request: RequestProgress,
@@ -88,6 +92,8 @@ impl Downstream {
             connection,
             deadline,
             muffle: Muffle::new(),
+            is_stream: false,
+            trailers: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             first_byte: AtomicU64::new(0),
             request: RequestProgress::default(),
@@ -96,6 +102,26 @@ impl Downstream {
             refusal: OnceLock::new(),
             is_closing: AtomicBool::new(false),
         }
+    }
+
+    /// One of the connection's streams.
+    pub(crate) fn stream(connection: Arc<Connection>) -> Self {
+        Self { is_stream: true, ..Self::new(connection) }
+    }
+
+    /// It is one of many streams on the connection, by HTTP/2.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.is_stream
+    }
+
+    /// Whether the request says so of its client.
+    pub(crate) fn takes_trailers(&self, so: bool) {
+        self.trailers.store(so, Relaxed);
+    }
+
+    /// Trailers of the answer go to the client: by HTTP/2 they are part of the answer.
+    pub(crate) fn passes_trailers(&self) -> bool {
+        self.is_stream || self.trailers.load(Relaxed)
     }
 
     pub(crate) fn phase(&self) -> Phase {

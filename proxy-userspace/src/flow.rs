@@ -1,7 +1,7 @@
 //! One record per request and per opaque connection: what the metrics count and the log prints.
 //! The stages of the relay fill it in; nothing else describes an outcome.
 
-use crate::{accesslog::AccessLog, metrics::Metrics, tls::Secured};
+use crate::{accesslog::AccessLog, grpc, metrics::Metrics, tls::Secured};
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -151,7 +151,7 @@ pub enum LaneLabel {
     Relay,
     /// hyper on both sides, ordinary TCP on both hops.
     Plain,
-    /// Not HTTP/1: tunnelled.
+    /// Not HTTP: tunnelled.
     Opaque,
 }
 
@@ -177,12 +177,14 @@ pub struct RequestRecord {
     pub method: http::Method,
     /// The request target as received.
     pub path: String,
-    /// `HTTP/1.1`, `HTTP/1.0`, `TCP`, or `TLS` where no session came about.
+    /// `HTTP/2`, `HTTP/1.1`, `HTTP/1.0`, `TCP`, or `TLS` where no session came about.
     pub protocol: &'static str,
     /// The Host field.
     pub authority: Option<String>,
     /// The status that the client saw; 0 where it saw none.
     pub status: u16,
+    /// How the call ended, where the request was one by gRPC and its end is known.
+    pub grpc_status: Option<grpc::Status>,
     /// Why, where the endpoint's own complete answer was not the outcome.
     pub reason: Option<Reason>,
     /// The error below it, for the log.
@@ -235,6 +237,15 @@ pub struct RequestRecord {
     pub x_forwarded_for: Option<String>,
     /// The TLS session that it came in, where it did.
     pub tls: Option<Arc<Secured>>,
+}
+
+impl RequestRecord {
+    /// The reason is what the client was told, in an answer of ours.
+    #[must_use]
+    pub fn is_own_answer(&self) -> bool {
+        let told = |reason: Reason| reason.status() == self.status || self.grpc_status.is_some();
+        self.reason.is_some_and(|reason| reason.status() != 0 && told(reason))
+    }
 }
 
 /// Why the endpoint sees the node's address instead of the client's.

@@ -4,6 +4,7 @@
 mod capped;
 mod flows;
 mod histogram;
+mod http2;
 pub(crate) mod kernel;
 mod process;
 mod request;
@@ -60,6 +61,7 @@ pub struct Metrics {
     spliced: spliced::Spliced,
     flows: Arc<flows::Flows>,
     kernel: Arc<Kernel>,
+    http2: http2::Http2,
     opaque: Counter,
     handshakes: tls::Handshakes,
     downstream: Gauge,
@@ -90,6 +92,7 @@ impl Default for Metrics {
             spliced: spliced::Spliced::new(),
             flows: Arc::new(flows::Flows::new()),
             kernel: Arc::default(),
+            http2: http2::Http2::default(),
             opaque: Counter::default(),
             handshakes: tls::Handshakes::new(),
             downstream: Gauge::default(),
@@ -129,6 +132,7 @@ impl Metrics {
 
     fn register_relay(&mut self) {
         let all = &mut self.registry;
+        self.http2.register(all);
         all.register("weir_opaque_connections", "Connections tunnelled as TCP", self.opaque.clone());
         all.register("weir_downstream_connections", "Open connections from clients", self.downstream.clone());
         all.register(
@@ -225,6 +229,11 @@ impl Metrics {
     /// A TLS handshake with a client has ended.
     pub(crate) fn tls_handshake(&self, handshake: &Handshake) {
         self.handshakes.observe(handshake);
+    }
+
+    /// What HTTP/2 with clients reports.
+    pub(crate) fn http2(&self) -> &http2::Http2 {
+        &self.http2
     }
 
     /// A downstream connection was accepted.

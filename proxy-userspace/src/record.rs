@@ -4,6 +4,7 @@ use crate::{
     balance::random,
     downstream::Downstream,
     flow::{LaneLabel, Reason, RequestRecord},
+    grpc,
     policy::{Asked, Outcome, Passage, Rule},
     snapshot::{Cluster, Endpoint, Snapshot},
 };
@@ -58,6 +59,9 @@ pub(crate) struct Draft {
     audit: Option<Arc<str>>,
     pub(crate) attempts: u32,
     pub(crate) status: u16,
+    /// The request is a call by gRPC.
+    is_call: bool,
+    pub(crate) grpc_status: Option<grpc::Status>,
     pub(crate) failure: Option<Failure>,
     pub(crate) lane: LaneLabel,
     pub(crate) bytes_sent: u64,
@@ -75,12 +79,17 @@ impl Draft {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            protocol: if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: match request.version() {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
             host: field(HOST),
             user_agent: field(USER_AGENT),
             request_id: field(X_REQUEST_ID),
             traceparent: field(TRACEPARENT),
             forwarded_for: field(X_FORWARDED_FOR),
+            is_call: grpc::is_call(request.headers()),
             ..Self::of_nothing("HTTP/1.1", first_byte)
         }
     }
@@ -105,6 +114,8 @@ impl Draft {
             audit: None,
             attempts: 0,
             status: 0,
+            is_call: false,
+            grpc_status: None,
             failure: None,
             lane: LaneLabel::Plain,
             bytes_sent: 0,
@@ -130,6 +141,11 @@ impl Draft {
     /// The client speaks HTTP/1.0: an answer may end with the connection.
     pub(crate) fn is_http_10(&self) -> bool {
         self.protocol == "HTTP/1.0"
+    }
+
+    /// The request is a call by gRPC: failures are told as it wants them told.
+    pub(crate) fn is_call(&self) -> bool {
+        self.is_call
     }
 
     /// The endpoint that is tried now.
@@ -228,6 +244,7 @@ impl Draft {
             protocol: self.protocol,
             authority: self.host.as_ref().map(text),
             status: self.status,
+            grpc_status: self.grpc_status.filter(|_| self.is_call),
             reason,
             error,
             cluster: self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.name)),

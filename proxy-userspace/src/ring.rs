@@ -4,7 +4,9 @@
 
 mod admission;
 mod bodies;
+mod conformance;
 mod http;
+mod http2;
 mod limits;
 mod opaque;
 mod policy;

@@ -3,10 +3,11 @@
 mod drive;
 mod forward;
 mod gateway;
+pub(crate) mod http2;
 mod mirror;
 
 use drive::{End, drive};
-use forward::{forward, towards_endpoint, wanted_lane};
+use forward::{forward, limits, towards_endpoint, wanted_lane};
 
 use crate::{
     admission, answer,
@@ -14,7 +15,7 @@ use crate::{
     downstream::{Downstream, DownstreamIo, Phase},
     flow::{LaneLabel, Reason},
     record::{Draft, Failure, OpenRequest},
-    route::{path, route},
+    route::{path, route, rule::Limits},
     splice::Task,
     upstream::Upstream,
 };
@@ -30,7 +31,7 @@ const READ_BUFFER: usize = admission::HEAD_MAX;
 
 /// Serves HTTP/1 on a connection until it ends. `replay` has been read from it already.
 pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
-    if !replay.is_empty() {
+    if !replay.is_empty() && downstream.is_silent() {
         downstream.head_begins();
     }
     let io = DownstreamIo::new(Arc::clone(&downstream), &replay);
@@ -157,7 +158,7 @@ async fn relay(
     request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
     let snapshot = downstream.relay.snapshot.load();
-    let route = match route(&snapshot, downstream.orig_dst) {
+    let mut route = match route(&snapshot, downstream.orig_dst) {
         Some(route) => route,
         None => {
             let site = snapshot.by_gateway.get(&downstream.orig_dst.0).ok_or(Reason::NoRoute)?;
@@ -177,6 +178,7 @@ async fn relay(
         // OPTIONS *: whoever reads it answers for itself.
         return Ok(Answer::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));
     }
+    route.timeouts = limits(route.timeouts, Limits::default(), request.headers());
     downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, route.timeouts, request);

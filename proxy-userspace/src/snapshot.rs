@@ -307,9 +307,13 @@ pub enum Lane {
 /// What the agent does with a steered connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
-    /// Looks at the first bytes: HTTP/1 is relayed, the rest is tunnelled.
+    /// Looks at the first bytes: HTTP is relayed as the client speaks it, the rest is tunnelled.
     Detect,
-    /// `appProtocol` names something that is not HTTP/1: tunnelled without a look.
+    /// The same, but the endpoints speak HTTP/1, whatever the client does.
+    Http1,
+    /// The same, but the endpoints speak HTTP/2.
+    Http2,
+    /// `appProtocol` names something that is not HTTP: tunnelled without a look.
     Opaque,
 }
 

@@ -284,7 +284,7 @@ pub fn kernel_eligible(cluster: &Cluster, endpoint: &Endpoint) -> Eligibility {
     let no = |why: &str| Eligibility::No(why.to_owned());
     match (cluster.lane, cluster.protocol, cluster.acceleration) {
         (Lane::Pass, ..) => no("its port is not steered"),
-        (_, Protocol::Opaque, _) => no("its appProtocol is not HTTP/1"),
+        (_, Protocol::Http2 | Protocol::Opaque, _) => no("its appProtocol is not HTTP/1"),
         (.., AccelerationChoice::Off) => no("weir.dev/acceleration is off"),
         _ => endpoint.policy.as_ref().map_or(Eligibility::Yes, |policy| policy.eligibility.clone()),
     }

@@ -7,11 +7,14 @@
 
 mod acquire;
 mod connect;
+mod http2;
 mod io;
 mod pool;
+mod trunk;
 
-pub(crate) use acquire::{Source, acquire, connect_plain};
+pub(crate) use acquire::{Source, Speech, acquire, connect_plain};
 pub(crate) use connect::{ConnectError, Connected, Connector};
+pub(crate) use http2::is_bad_answer;
 pub(crate) use pool::{Birthplace, Key, Pool};
 
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
 use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{http1, http2::SendRequest as SendStream},
 };
 use io::UpstreamIo;
 use parking_lot::Mutex;
@@ -46,7 +49,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// See the module.
 pub(crate) struct Upstream {
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     driver: Driver,
     io: Arc<UpstreamWire>,
     pub(crate) key: Key,
@@ -62,12 +65,22 @@ pub(crate) struct Upstream {
     idle_timeout: Option<Duration>,
 }
 
+/// hyper's half that takes requests.
+enum Sender {
+    /// One at a time.
+    One(http1::SendRequest<RequestBody>),
+    /// Many at once.
+    Many(SendStream<RequestBody>),
+}
+
 #[expect(clippy::large_enum_variant, reason = "boxed together with the rest of `Upstream`")]
 enum Driver {
     /// Polled by the task that has the connection.
     Here(http1::Connection<UpstreamIo, RequestBody>),
     /// A task of its own, for the rest of its life: both bodies are under way at once.
     Task { _ends_with_this: AbortOnDropHandle<()> },
+    /// Its trunk's own task drives it, and others with it.
+    Trunk { _place: trunk::Place },
     /// The connection has ended.
     Ended,
 }
@@ -80,6 +93,8 @@ pub(crate) struct SendError {
     pub(crate) answered: bool,
     /// Why what was answered is not admitted.
     pub(crate) refusal: Option<Refusal>,
+    /// The endpoint has said that it did nothing about the request.
+    pub(crate) unprocessed: bool,
     pub(crate) error: hyper::Error,
 }
 
@@ -90,6 +105,12 @@ impl Upstream {
         request: Request<RequestBody>,
         muffle: &Muffle,
     ) -> Result<Response<Incoming>, SendError> {
+        let sender = match &mut self.sender {
+            Sender::One(sender) => sender,
+            Sender::Many(sender) => {
+                return send_stream(sender, http2::request(request, self.key.endpoint)).await;
+            }
+        };
         self.io.answered.store(false, Relaxed);
         let owes = std::mem::take(&mut self.owes_answer);
         self.io.muted.store(owes, Relaxed);
@@ -97,7 +118,7 @@ impl Upstream {
         self.io.framer.lock().expect(*request.method() == Method::HEAD);
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
-        let mut answer = pin!(coop::unconstrained(self.sender.try_send_request(request)));
+        let mut answer = pin!(coop::unconstrained(sender.try_send_request(request)));
         let outcome = std::future::poll_fn(|cx| {
             muffle.poll(cx, |cx| {
                 self.driver.poll(cx);
@@ -110,6 +131,7 @@ impl Upstream {
             unsent: failed.take_message().filter(|_| !owes),
             answered: self.io.answered.load(Relaxed),
             refusal: self.io.refusal(),
+            unprocessed: false,
             error: failed.into_error(),
         })
     }
@@ -122,6 +144,9 @@ impl Upstream {
     /// Lets the request's body go on while nobody polls the answer's. Such a connection is not used
     /// again.
     pub(crate) fn drive_apart(&mut self) {
+        if !matches!(self.driver, Driver::Here(_)) {
+            return;
+        }
         if let Driver::Here(connection) = std::mem::replace(&mut self.driver, Driver::Ended) {
             let task = tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -145,10 +170,16 @@ impl Upstream {
     /// Whether another request can be sent: hyper has written and read everything of the last one
     /// (a request's body that was answered early included).
     pub(crate) fn is_reusable(&mut self) -> bool {
-        if !self.sender.is_ready() {
+        let Sender::One(sender) = &self.sender else { return false };
+        if !sender.is_ready() {
             self.driver.poll(&mut Context::from_waker(Waker::noop()));
         }
-        matches!(self.driver, Driver::Here(_)) && self.sender.is_ready() && self.io.refusal().is_none()
+        matches!(self.driver, Driver::Here(_)) && sender.is_ready() && self.io.refusal().is_none()
+    }
+
+    /// It is one stream of a connection that others use as well.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.sender, Sender::Many(_))
     }
 
     /// Why what the endpoint sent last is not admitted.
@@ -178,6 +209,19 @@ impl Upstream {
         self.driver.poll(&mut Context::from_waker(Waker::noop()));
         matches!(self.driver, Driver::Here(_))
     }
+}
+
+/// Sends a request on a trunk and waits for the head of its answer.
+async fn send_stream(
+    sender: &mut SendStream<RequestBody>,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, SendError> {
+    sender.try_send_request(request).await.map_err(|mut failed| {
+        let unsent = failed.take_message();
+        let error = failed.into_error();
+        let unprocessed = http2::is_unprocessed(&error);
+        SendError { unsent, answered: false, refusal: None, unprocessed, error }
+    })
 }
 
 impl Driver {

@@ -187,6 +187,7 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         protocol: "HTTP/1.1",
         authority: asked.host,
         status: u16::try_from(pair.status).unwrap_or_default(),
+        grpc_status: None,
         reason: None,
         error: None,
         cluster: Some(Arc::clone(&series.route)),

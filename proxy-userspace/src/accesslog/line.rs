@@ -1,6 +1,9 @@
 //! One record as one line of JSON, under the keys that operators know from Envoy and Istio.
 
-use crate::flow::{Reason, RequestRecord};
+use crate::{
+    flow::{Reason, RequestRecord},
+    grpc,
+};
 use std::{
     fmt::{self, Display, Write},
     time::Duration,
@@ -18,6 +21,7 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     line.plain("protocol", record.protocol)?;
     line.optional("authority", record.authority.as_deref())?;
     line.number("response_code", record.status.into())?;
+    line.optional("grpc_status", record.grpc_status.map(grpc::Status::label))?;
     line.plain("response_flags", record.reason.map_or("-", Reason::flag))?;
     let endpoints_own = if record.status == 0 { "-" } else { "via_upstream" };
     line.plain("response_code_details", record.reason.map_or(endpoints_own, Reason::label))?;
@@ -58,7 +62,7 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
 /// Why the client's connection ended without a complete answer, if it did: the reason came when
 /// no answer of ours could be sent (any more).
 fn cut_by(record: &RequestRecord) -> Option<Reason> {
-    record.reason.filter(|reason| reason.status() == 0 || reason.status() != record.status)
+    record.reason.filter(|_| !record.is_own_answer())
 }
 
 struct Line<'a> {

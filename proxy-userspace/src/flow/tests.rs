@@ -11,6 +11,7 @@ pub(crate) fn record() -> RequestRecord {
         protocol: "HTTP/1.1",
         authority: Some("web:8080".to_owned()),
         status: 200,
+        grpc_status: None,
         reason: None,
         error: None,
         cluster: Some("default/web:8080".into()),

@@ -6,7 +6,10 @@ use super::{
     histogram::{Histogram, REQUEST_BOUNDS},
     spliced::Series,
 };
-use crate::flow::{LaneLabel, Reason, RequestRecord};
+use crate::{
+    flow::{LaneLabel, Reason, RequestRecord},
+    grpc,
+};
 use hashbrown::Equivalent;
 use http::StatusCode;
 use prometheus_client::{
@@ -52,6 +55,8 @@ impl From<u16> for Status {
 pub(super) struct RequestLabels<S> {
     method: &'static str,
     status: Status,
+    version: &'static str,
+    grpc: Option<grpc::Status>,
     route: Option<S>,
     source: S,
     destination: S,
@@ -65,6 +70,8 @@ impl<'a> RequestLabels<&'a str> {
         Self {
             method: method.unwrap_or("_OTHER"),
             status: record.status.into(),
+            version: record.protocol.strip_prefix("HTTP/").unwrap_or(OTHER),
+            grpc: record.grpc_status,
             route: record.route.as_deref().or(record.cluster.as_deref()),
             source: &record.source_workload,
             destination: &record.destination_workload,
@@ -83,6 +90,8 @@ impl<'a> RequestLabels<&'a str> {
                 Ok(0) | Err(_) => Status::Other,
                 Ok(code) => code.into(),
             },
+            version: "1.1",
+            grpc: None,
             route: Some(&series.route),
             source: &series.source,
             destination: &series.destination,
@@ -110,6 +119,8 @@ impl Equivalent<RequestLabels<Arc<str>>> for RequestLabels<&str> {
     fn equivalent(&self, key: &RequestLabels<Arc<str>>) -> bool {
         self.method == key.method
             && self.status == key.status
+            && self.version == key.version
+            && self.grpc == key.grpc
             && self.route == key.route.as_deref()
             && self.source == &*key.source
             && self.destination == &*key.destination
@@ -123,6 +134,8 @@ impl From<&RequestLabels<&str>> for RequestLabels<Arc<str>> {
         Self {
             method: borrowed.method,
             status: borrowed.status,
+            version: borrowed.version,
+            grpc: borrowed.grpc,
             route: borrowed.route.map(Arc::from),
             source: borrowed.source.into(),
             destination: borrowed.destination.into(),
@@ -140,6 +153,8 @@ impl Labels for RequestLabels<Arc<str>> {
         Self {
             method: if named { self.method } else { "_OTHER" },
             status: if named { self.status } else { Status::Other },
+            version: if named { self.version } else { OTHER },
+            grpc: if named { self.grpc } else { None },
             route: Some(Arc::clone(&other)),
             source: Arc::clone(&other),
             destination: other,
@@ -165,6 +180,10 @@ impl EncodeLabelSet for RequestLabels<Arc<str>> {
         ("source_workload", &*self.source).encode(encoder.encode_label())?;
         ("destination_workload", &*self.destination).encode(encoder.encode_label())?;
         ("lane", self.lane).encode(encoder.encode_label())?;
+        ("network_protocol_version", self.version).encode(encoder.encode_label())?;
+        if let Some(status) = self.grpc {
+            ("grpc_status", status.label()).encode(encoder.encode_label())?;
+        }
         if let Some(error) = self.error {
             ("error_type", error).encode(encoder.encode_label())?;
         }
@@ -201,7 +220,7 @@ impl Requests {
     pub(super) fn observe(&self, record: &RequestRecord) {
         let mut labels = RequestLabels::of(record);
         let upstream = record.upstream_duration;
-        let own_answer = record.reason.is_some_and(|reason| reason.status() == record.status);
+        let own_answer = record.is_own_answer();
         self.0.with(&labels, |exchange| {
             exchange.server.observe(record.duration);
             if let Some(first_byte) = record.time_to_first_byte {

@@ -1,19 +1,21 @@
 //! The later half of the pipeline: balance, policy, connect or reuse, send, take the head of the answer.
 
 use crate::{
-    balance,
+    admission, balance,
     body::RequestBody,
     datapath::UpstreamLane,
     downstream::Downstream,
     fields::{self, Message},
     flow::Reason,
+    grpc,
     policy::Passage,
     record::{Draft, Failure, head_size, is_idempotent},
-    route::Route,
-    snapshot::{Endpoint, Timeouts},
-    upstream::{Birthplace, SendError, Source, Upstream, acquire},
+    route::{Route, rule::Limits},
+    snapshot::{Endpoint, Protocol, Timeouts},
+    trailers,
+    upstream::{self, Birthplace, SendError, Source, Speech, Upstream, acquire},
 };
-use http::{Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -34,6 +36,21 @@ pub(super) async fn forward(
     towards_client(downstream, draft, route.timeouts, response, upstream)
 }
 
+/// How long a request may take: as its cluster says, and the rule over it. A call by gRPC may take as long as
+/// its caller says, within what its rule says; a stream of messages has no end of its own, so a Service's
+/// timeout is not for calls.
+pub(super) fn limits(timeouts: Timeouts, rule: Limits, fields: &HeaderMap) -> Timeouts {
+    if !grpc::is_call(fields) {
+        return rule.over(timeouts);
+    }
+    let (asked, most) = (grpc::timeout(fields), rule.request.flatten());
+    let request = match (asked, most) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    };
+    Timeouts { request, response_head: rule.backend.or(rule.request).flatten(), ..timeouts }
+}
+
 /// Small requests of known length may be redirected into the endpoint's socket.
 pub(super) fn wanted_lane(downstream: &Downstream, request: &Request<Incoming>) -> UpstreamLane {
     let head = head_size(request.headers()).saturating_add(request.uri().path().len());
@@ -51,7 +68,15 @@ pub(super) fn towards_endpoint(
     request: Request<Incoming>,
 ) -> Request<RequestBody> {
     let (mut head, body) = request.into_parts();
+    let (wanted, announced) = (trailers::are_wanted(&head.headers), trailers::announced(&head.headers));
+    downstream.takes_trailers(wanted);
     fields::strip_hop_by_hop(&mut head.headers, Message::Request);
+    head.headers.extend(announced.map(|names| (header::TRAILER, names)));
+    if wanted {
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        // RFC 9110 section 10.1.4: TE is for this hop, and says so.
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
+    }
     // HTTP/1.1 needs a Host: without one the request stays what it is.
     if head.headers.contains_key(header::HOST) {
         head.version = Version::HTTP_11;
@@ -71,14 +96,18 @@ async fn send(
     if upstream.key.born == Birthplace::NodeInstead && !route.edge {
         fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
     }
-    let reused = upstream.reused;
-    let spare = if reused { spare_copy(&request) } else { None };
+    let (reused, is_stream) = (upstream.reused, upstream.is_stream());
+    let spare = if reused || is_stream { spare_copy(&request) } else { None };
     let mut error = match send_on(downstream, draft, route, upstream, request).await? {
         Ok(answer) => return Ok(answer),
         Err(error) => error,
     };
-    let again = error.unsent.take().or(spare.filter(|_| !error.answered));
-    let Some(mut request) = again.filter(|_| reused) else {
+    let repeatable = |spare: &Request<_>| {
+        error.unprocessed || (reused && !error.answered && is_idempotent(spare.method()))
+    };
+    let spare = spare.filter(repeatable);
+    let again = error.unsent.take().filter(|_| reused).or(spare);
+    let Some(mut request) = again else {
         return Err(send_failure(downstream, &error));
     };
     let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::New)).await?;
@@ -115,11 +144,12 @@ async fn connect(
         draft.tries(endpoint);
         return Ok(upstream);
     }
+    let speech = speech(downstream, route, wanted);
     let client = balance::Client::of(downstream, route);
     let (first, passage) = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
     admit(downstream, draft, (first, &passage), request)?;
     draft.tries(first);
-    let failure = match acquire(downstream, cluster, first.addr, wanted, source).await {
+    let failure = match acquire(downstream, cluster, first.addr, speech, source).await {
         Ok(upstream) => return Ok(upstream),
         Err(failure) => failure,
     };
@@ -132,7 +162,17 @@ async fn connect(
     let (other, passage) = other.ok_or(failure)?;
     admit(downstream, draft, (other, &passage), request)?;
     draft.tries(other);
-    acquire(downstream, cluster, other.addr, wanted, source).await
+    acquire(downstream, cluster, other.addr, speech, source).await
+}
+
+/// What the cluster's endpoints are spoken to in: what its Service says, or what the client speaks. What a
+/// client of a Gateway speaks says nothing about the endpoints behind it.
+fn speech(downstream: &Downstream, route: &Route, wanted: UpstreamLane) -> Speech {
+    match route.cluster.protocol {
+        Protocol::Http2 => Speech::Http2,
+        Protocol::Detect if downstream.is_stream() && !route.edge => Speech::Http2,
+        Protocol::Detect | Protocol::Http1 | Protocol::Opaque => Speech::Http1(wanted),
+    }
 }
 
 /// An endpoint, and what holds there for this client: one that it may connect to, where there is any.
@@ -177,6 +217,9 @@ async fn send_on(
     request: Request<RequestBody>,
 ) -> Result<Result<(Response<Incoming>, Box<Upstream>), SendError>, Failure> {
     draft.lane = downstream.lane(upstream.lane == UpstreamLane::Mapped);
+    if upstream.is_stream() && !request.body().is_end_stream() {
+        downstream.deadline.shared();
+    }
     let began = Instant::now();
     draft.upstream_began = Some(began);
     downstream.await_answer(began, route.timeouts.response_head);
@@ -185,11 +228,9 @@ async fn send_on(
     Ok(sent?.map(|response| (response, upstream)))
 }
 
-/// What can be sent again if the endpoint closes before it answers: a request that may be repeated
-/// and has no body.
+/// What can be sent again if the endpoint does not answer: a request without a body.
 fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
-    repeatable.then(|| {
+    request.body().is_end_stream().then(|| {
         let mut copy = Request::new(RequestBody::Empty);
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
@@ -207,7 +248,7 @@ fn send_failure(downstream: &Downstream, failed: &SendError) -> Failure {
         }
         _ if downstream.request_body_has_failed() => Reason::DownstreamReset,
         (_, Some(refusal)) => return Failure::new(Reason::UpstreamProtocol, &refusal),
-        _ if failed.error.is_parse() => Reason::UpstreamProtocol,
+        _ if failed.error.is_parse() || upstream::is_bad_answer(&failed.error) => Reason::UpstreamProtocol,
         _ => Reason::UpstreamReset,
     };
     Failure::new(reason, &failed.error)
@@ -222,16 +263,25 @@ fn towards_client(
     mut upstream: Box<Upstream>,
 ) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
     let (mut head, body) = response.into_parts();
+    if upstream.is_stream()
+        && let Some(refusal) = admission::http2::answer(head.status)
+    {
+        downstream.relay.observer.metrics.bad_answer(refusal.oddity);
+        return Err(Failure::new(Reason::UpstreamProtocol, &refusal));
+    }
     draft.answer_head = draft.upstream_ended;
     draft.status = head.status.as_u16();
+    draft.grpc_status = grpc::Status::of(&head.headers);
+    let announced = trailers::announced(&head.headers).filter(|_| downstream.passes_trailers());
     fields::strip_hop_by_hop(&mut head.headers, Message::Answer);
+    head.headers.extend(announced.map(|names| (header::TRAILER, names)));
     head.version = Version::HTTP_11;
     let length = body.size_hint().exact();
     let whole = length.map(|body| body.saturating_add(head_size(&head.headers) as u64));
     if whole.is_none_or(|size| size > downstream.relay.settings.answer_cap) {
         downstream.leave_map();
     }
-    if length.is_none_or(|length| length > STREAMS) {
+    if length.is_none_or(|length| length > STREAMS) && !draft.is_call() {
         downstream.deadline.exempt();
     }
     if downstream.request_completed_at().is_none() {

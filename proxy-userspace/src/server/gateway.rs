@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Own,
-    forward::{forward, towards_endpoint, wanted_lane},
+    forward::{forward, limits, towards_endpoint, wanted_lane},
 };
 use crate::{
     balance::random,
@@ -39,7 +39,9 @@ pub(super) async fn relay(
     let cluster = snapshot.cluster(plan.cluster).ok_or(Reason::NoEndpoint)?;
     draft.cluster = Some(Arc::clone(cluster));
     let family = Family::of(downstream.orig_dst.0.ip());
-    let route = Route::by_rule(cluster, family, plan.found.candidate.rule.timeouts);
+    let rule = plan.found.candidate.rule.timeouts;
+    let mut route = Route::by_rule(cluster, family, rule);
+    route.timeouts = limits(cluster.timeouts, rule, request.headers());
     downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     let origin = request.headers().get(header::ORIGIN).cloned();
     let wanted = wanted_lane(downstream, &request);

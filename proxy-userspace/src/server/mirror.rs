@@ -7,7 +7,7 @@ use crate::{
     downstream::Downstream,
     record::{Draft, Failure},
     route::{Route, decision::Forward, rule::Mirror},
-    snapshot::{Cluster, Family, Snapshot},
+    snapshot::{Cluster, Family, Protocol, Snapshot},
     upstream::{Birthplace, Key},
 };
 use bytes::Bytes;
@@ -83,7 +83,8 @@ fn send(
 ) {
     let (downstream, cluster) = (Arc::clone(downstream), Arc::clone(cluster));
     tokio::spawn(async move {
-        match tokio::time::timeout(PATIENCE, exchange(&downstream, endpoint, copy)).await {
+        match tokio::time::timeout(PATIENCE, exchange(&downstream, (endpoint, cluster.protocol), copy)).await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, cluster = %cluster.name, "a copy"),
             Err(_) => tracing::debug!(cluster = %cluster.name, "a copy took too long"),
@@ -94,7 +95,7 @@ fn send(
 /// One copy, on a connection of its own, from the node's address.
 async fn exchange(
     downstream: &Downstream,
-    endpoint: SocketAddr,
+    (endpoint, protocol): (SocketAddr, Protocol),
     copy: Request<RequestBody>,
 ) -> anyhow::Result<()> {
     let connector = &downstream.relay.connector;
@@ -102,7 +103,10 @@ async fn exchange(
     let plain = crate::datapath::UpstreamLane::Plain;
     let connected = connector.connect(socket, endpoint, plain).await?;
     let key = Key { born: Birthplace::NodeInstead, endpoint };
-    let mut upstream = connector.handshake(connected, key, None).await?;
+    let mut upstream = match protocol {
+        Protocol::Http2 => connector.stream(connected, key).await?,
+        _ => connector.handshake(connected, key, None).await?,
+    };
     let muffle = crate::muffle::Muffle::new();
     let answer = upstream.send(copy, &muffle).await.map_err(|failed| failed.error)?;
     upstream.drive_apart();

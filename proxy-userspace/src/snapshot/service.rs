@@ -236,7 +236,8 @@ fn port_number(number: i32, field: &str) -> Result<u16, String> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Application {
     Http1,
-    NotHttp1,
+    Http2,
+    NotHttp,
     Unknown,
 }
 
@@ -244,20 +245,20 @@ enum Application {
 fn application(app_protocol: &str) -> Application {
     match app_protocol.to_ascii_lowercase().as_str() {
         "http" | "kubernetes.io/ws" | "ws" | "grpc-web" => Application::Http1,
-        "https" | "tls" | "tcp" | "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "grpcs"
-        | "kubernetes.io/wss" | "wss" | "mongo" | "mongodb" | "redis" | "mysql" | "postgres"
-        | "postgresql" | "amqp" | "amqps" | "kafka" | "mqtt" | "ldap" | "ldaps" | "smtp" | "ssh" | "dns" => {
-            Application::NotHttp1
-        }
+        "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" => Application::Http2,
+        "https" | "tls" | "tcp" | "grpcs" | "kubernetes.io/wss" | "wss" | "mongo" | "mongodb" | "redis"
+        | "mysql" | "postgres" | "postgresql" | "amqp" | "amqps" | "kafka" | "mqtt" | "ldap" | "ldaps"
+        | "smtp" | "ssh" | "dns" => Application::NotHttp,
         _ => Application::Unknown,
     }
 }
 
 fn lane(application: Option<Application>, http_port: bool) -> (Lane, Protocol) {
     match (application, http_port) {
-        (Some(Application::Http1), _) => (Lane::Steer, Protocol::Detect),
-        (Some(Application::NotHttp1), true) => (Lane::Steer, Protocol::Opaque),
-        (Some(Application::NotHttp1), false) => (Lane::Pass, Protocol::Opaque),
+        (Some(Application::Http1), _) => (Lane::Steer, Protocol::Http1),
+        (Some(Application::Http2), _) => (Lane::Steer, Protocol::Http2),
+        (Some(Application::NotHttp), true) => (Lane::Steer, Protocol::Opaque),
+        (Some(Application::NotHttp), false) => (Lane::Pass, Protocol::Opaque),
         (None | Some(Application::Unknown), true) => (Lane::Steer, Protocol::Detect),
         (None | Some(Application::Unknown), false) => (Lane::Pass, Protocol::Detect),
     }

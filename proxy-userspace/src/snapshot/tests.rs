@@ -3,7 +3,6 @@
 
 mod change;
 mod endpoints;
-mod hostile;
 mod order;
 mod policy;
 mod routes;
@@ -108,13 +107,13 @@ fn a_service_port_becomes_a_cluster_reached_by_its_cluster_ip() {
 fn app_protocol_and_http_ports_choose_lane_and_protocol() {
     use {Lane::*, Protocol::*};
     let cases = [
-        ("http", 9090, Steer, Detect),
-        ("HTTP", 9090, Steer, Detect),
-        ("kubernetes.io/ws", 9090, Steer, Detect),
-        ("ws", 8080, Steer, Detect),
+        ("http", 9090, Steer, Http1),
+        ("HTTP", 9090, Steer, Http1),
+        ("kubernetes.io/ws", 9090, Steer, Http1),
+        ("ws", 8080, Steer, Http1),
         ("https", 8080, Steer, Opaque),
-        ("kubernetes.io/h2c", 8080, Steer, Opaque),
-        ("grpc", 8080, Steer, Opaque),
+        ("kubernetes.io/h2c", 8080, Steer, Http2),
+        ("grpc", 9090, Steer, Http2),
         ("tcp", 8080, Steer, Opaque),
         ("redis", 6379, Pass, Opaque),
         ("mysql", 9090, Pass, Opaque),

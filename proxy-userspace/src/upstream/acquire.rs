@@ -18,14 +18,27 @@ pub(crate) enum Source {
     New,
 }
 
-/// A connection to `endpoint`, within the cluster's connect timeout.
+/// What is spoken with an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Speech {
+    /// A request at a time; it may travel by this lane.
+    Http1(UpstreamLane),
+    /// With prior knowledge (RFC 9113 section 3.3).
+    Http2,
+}
+
+/// A connection to `endpoint`, or a place on one, within the cluster's connect timeout.
 pub(crate) async fn acquire(
     downstream: &Downstream,
     cluster: &Cluster,
     endpoint: SocketAddr,
-    wanted: UpstreamLane,
+    speech: Speech,
     source: Source,
 ) -> Result<Box<Upstream>, Failure> {
+    let wanted = match speech {
+        Speech::Http1(wanted) => wanted,
+        Speech::Http2 => return acquire_place(downstream, cluster, endpoint, source).await,
+    };
     if source == Source::PoolOrNew {
         let key = Key { born: downstream.birthplace(), endpoint };
         if let Some(idle) = downstream.relay.pool.take(&key, wanted) {
@@ -34,6 +47,35 @@ pub(crate) async fn acquire(
     }
     downstream.deadline.stage(Reason::ConnectTimeout, cluster.timeouts.connect);
     let opened = downstream.deadline.guard(open(downstream, cluster, endpoint, wanted)).await?;
+    opened.map_err(|error| Failure::new(Reason::ConnectFailed, &error))
+}
+
+async fn acquire_place(
+    downstream: &Downstream,
+    cluster: &Cluster,
+    endpoint: SocketAddr,
+    source: Source,
+) -> Result<Box<Upstream>, Failure> {
+    let trunks = &downstream.relay.pool.trunks;
+    let key = Key { born: downstream.birthplace(), endpoint };
+    let known = || if source == Source::PoolOrNew { trunks.take(&key) } else { None };
+    if let Some(place) = known() {
+        return Ok(place);
+    }
+    downstream.deadline.stage(Reason::ConnectTimeout, cluster.timeouts.connect);
+    let open = async {
+        let opening = trunks.opening(&key);
+        let _turn = opening.lock().await;
+        if let Some(place) = known() {
+            return Ok(place);
+        }
+        let (socket, born) = downstream.upstream_socket(endpoint).await?;
+        let connector = &downstream.relay.connector;
+        let connected = connector.connect(socket, endpoint, UpstreamLane::Plain).await?;
+        let key = Key { born, endpoint };
+        Ok(trunks.add(connector.trunk(connected, key, cluster.timeouts.upstream_idle).await?))
+    };
+    let opened: Result<_, ConnectError> = downstream.deadline.guard(open).await?;
     opened.map_err(|error| Failure::new(Reason::ConnectFailed, &error))
 }
 

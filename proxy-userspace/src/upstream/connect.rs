@@ -1,6 +1,6 @@
 //! New connections to endpoints.
 
-use super::{Announced, Driver, Key, Upstream, UpstreamIo, UpstreamWire};
+use super::{Announced, Driver, Key, Sender, Upstream, UpstreamIo, UpstreamWire, trunk::Trunk};
 use crate::{
     admission::{Framer, HEAD_MAX, Rules},
     datapath::{Datapath, DatapathError, UpstreamLane},
@@ -102,16 +102,8 @@ impl Connector {
         key: Key,
         idle_timeout: Option<Duration>,
     ) -> Result<Box<Upstream>, ConnectError> {
-        let Connected { stream, announced, lane, watched } = connected;
-        let wire = Wire::new(stream, self.redirects);
-        let io = Arc::new(UpstreamWire {
-            wire,
-            answered: AtomicBool::new(false),
-            muted: AtomicBool::new(false),
-            unasked: AtomicBool::new(false),
-            framer: Mutex::new(Framer::of_endpoint(Arc::clone(&self.rules))),
-            announced,
-        });
+        let (lane, watched) = (connected.lane, connected.watched);
+        let io = self.wire(connected);
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(READ_BUFFER)
@@ -120,7 +112,7 @@ impl Connector {
         let driver = Driver::Here(connection);
         let idle_since = Instant::now();
         Ok(Box::new(Upstream {
-            sender,
+            sender: Sender::One(sender),
             driver,
             io,
             key,
@@ -131,5 +123,32 @@ impl Connector {
             idle_since,
             idle_timeout,
         }))
+    }
+
+    /// The same for HTTP/2.
+    pub(super) async fn trunk(
+        &self,
+        connected: Connected,
+        key: Key,
+        idle_timeout: Option<Duration>,
+    ) -> Result<Trunk, ConnectError> {
+        let watched = connected.watched;
+        Trunk::start(self.wire(connected), key, watched, idle_timeout).await
+    }
+
+    /// The same, for one request.
+    pub(crate) async fn stream(&self, connected: Connected, key: Key) -> Result<Box<Upstream>, ConnectError> {
+        Ok(Arc::new(self.trunk(connected, key, None).await?).place())
+    }
+
+    fn wire(&self, connected: Connected) -> Arc<UpstreamWire> {
+        Arc::new(UpstreamWire {
+            wire: Wire::new(connected.stream, self.redirects),
+            answered: AtomicBool::new(false),
+            muted: AtomicBool::new(false),
+            unasked: AtomicBool::new(false),
+            framer: Mutex::new(Framer::of_endpoint(Arc::clone(&self.rules))),
+            announced: connected.announced,
+        })
     }
 }

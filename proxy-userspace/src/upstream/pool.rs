@@ -1,6 +1,6 @@
 //! Idle connections to endpoints, the last used first.
 
-use super::Upstream;
+use super::{Upstream, trunk::Trunks};
 use crate::datapath::UpstreamLane;
 use parking_lot::Mutex;
 use std::{
@@ -41,6 +41,8 @@ const ASK_AGAIN_UNWATCHED: Duration = Duration::from_secs(30);
 pub(crate) struct Pool {
     hasher: RandomState,
     shards: [Mutex<HashMap<Key, Slot>>; SHARDS],
+    /// Connections that carry many requests at once.
+    pub(crate) trunks: Trunks,
 }
 
 #[derive(Default)]
@@ -64,7 +66,11 @@ impl Slot {
 
 impl Pool {
     pub(crate) fn new() -> Self {
-        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            hasher: RandomState::new(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            trunks: Trunks::default(),
+        }
     }
 
     /// An idle connection for a request that could go by `wanted`; its own lane may be plain where
@@ -120,6 +126,7 @@ impl Pool {
     /// not `wanted` any more.
     pub(crate) fn sweep(&self, wanted: impl Fn(Birthplace) -> bool) {
         let now = Instant::now();
+        self.trunks.sweep(&wanted);
         for shard in &self.shards {
             let mut closed = Vec::new();
             shard.lock().retain(|key, slot| {

@@ -18,7 +18,7 @@ fn a_request_is_one_line_with_exactly_these_keys() {
     let line = line(&record());
     let expected = concat!(
         r#"{"start_time":"2023-11-14T22:13:20.000123Z","method":"GET","path":"/a?b=c","protocol":"HTTP/1.1","#,
-        r#""authority":"web:8080","response_code":200,"response_flags":"-","#,
+        r#""authority":"web:8080","response_code":200,"grpc_status":null,"response_flags":"-","#,
         r#""response_code_details":"via_upstream","connection_termination_details":null,"#,
         r#""bytes_received":0,"bytes_sent":12,"duration":1.234,"request_duration":0.010,"#,
         r#""response_duration":1.000,"upstream_host":"10.0.0.2:80","upstream_cluster":"default/web:8080","#,

@@ -111,6 +111,8 @@ fn an_idle_agent_shows_only_what_means_something() {
             "weir_config_reloads_total{result=\"success\"}",
             "weir_downstream_connections",
             "weir_downstream_opened_total",
+            "weir_http2_connections",
+            "weir_http2_streams",
             "weir_opaque_connections_total",
             "weir_policy_audit_denials_total",
             "weir_upstream_connections",
@@ -174,6 +176,8 @@ fn every_family_is_in_the_docs() {
     metrics.freshness().current("pods");
     metrics.address_fallback(AddressFallback::Refused);
     metrics.downstream_refused("total");
+    metrics.http2().opened();
+    metrics.http2().ended("idle");
     metrics.workload_barred(&abi::WorkloadBarred::default());
     let text = metrics.text(Format::Prometheus).unwrap();
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

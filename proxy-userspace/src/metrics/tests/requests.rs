@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const LABELS: &str = "http_request_method=\"GET\",http_response_status_code=\"200\",\
 http_route=\"default/web:8080\",source_workload=\"default/client\",\
-destination_workload=\"default/server\",lane=\"relay\"";
+destination_workload=\"default/server\",lane=\"relay\",network_protocol_version=\"1.1\"";
 
 #[test]
 fn a_request_makes_exactly_one_series_as_server_and_one_as_client() {
@@ -98,7 +98,7 @@ fn a_request_that_reached_no_endpoint_has_no_client_series_and_no_empty_labels()
     let server = series(&metrics, &["http_server_request_duration_seconds_count"]);
     let expected = "http_server_request_duration_seconds_count{http_request_method=\"GET\",\
         source_workload=\"default/client\",destination_workload=\"default/server\",lane=\"relay\",\
-        error_type=\"downstream_reset\"} 1";
+        network_protocol_version=\"1.1\",error_type=\"downstream_reset\"} 1";
     assert_eq!(server, [expected]);
 }
 

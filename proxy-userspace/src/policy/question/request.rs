@@ -66,7 +66,8 @@ impl Http {
             let value = HeaderValue::from_bytes(value.as_bytes());
             fields.append(name, value.map_err(|_| "a field's value is none".to_owned())?);
         }
-        admission::check(&self.method, &self.path, &fields).map_err(|refusal| refusal.why.to_owned())?;
+        admission::check(&self.method, &self.path, &fields, &admission::Rules::default())
+            .map_err(|refusal| refusal.why.to_owned())?;
         let uri = path::one_spelling(&uri)?.unwrap_or(uri);
         Ok(Request { method, uri, fields })
     }

@@ -1,0 +1,187 @@
+//! hyper's own client and server, as peers.
+
+use super::*;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::Incoming,
+    client::conn,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+pub(super) type Payload = BoxBody<Bytes, Infallible>;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::ring) enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// A body of these pieces, and trailers.
+pub(super) fn body(pieces: &[&[u8]], trailers: Option<HeaderMap>) -> Payload {
+    if pieces.is_empty() && trailers.is_none() {
+        return http_body_util::Empty::new().boxed();
+    }
+    let pieces: Vec<Bytes> = pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect();
+    let frames = pieces.into_iter().map(Frame::data).chain(trailers.map(Frame::trailers));
+    BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames.map(Ok))))
+}
+
+/// A POST with this body.
+pub(super) fn request(text: &'static str) -> Request<Payload> {
+    let body = if text.is_empty() { body(&[], None) } else { body(&[text.as_bytes()], None) };
+    Request::post("http://web/a").body(body).unwrap()
+}
+
+/// What a client sends and expects to come back.
+pub(super) struct Sent {
+    pub(super) bytes: Vec<u8>,
+    length: bool,
+}
+
+impl Sent {
+    pub(super) fn of(size: usize, length: bool) -> Self {
+        let bytes = (0..size).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+        Self { bytes, length }
+    }
+
+    pub(super) fn request(&self) -> Request<Payload> {
+        let pieces: Vec<&[u8]> = self.bytes.chunks(10_000).collect();
+        let trailers = HeaderMap::from_iter([
+            (http::HeaderName::from_static("x-nonce"), "nonce-7".parse().unwrap()),
+            (http::header::HOST, "evil".parse().unwrap()),
+        ]);
+        let mut request = Request::post("http://web/echo").header("te", "trailers");
+        request = match self.length {
+            true => request.header("content-length", self.bytes.len()),
+            false => request.header("trailer", "x-nonce"),
+        };
+        request.body(body(&pieces, (!self.length).then_some(trailers))).unwrap()
+    }
+}
+
+/// An answer that has come to its end.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) bytes: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
+pub(super) async fn collected(answer: Response<Incoming>) -> Answer {
+    let (head, body) = answer.into_parts();
+    let body = within(body.collect()).await.unwrap();
+    let trailers = body.trailers().cloned();
+    Answer { status: head.status, fields: head.headers, bytes: body.to_bytes(), trailers }
+}
+
+#[derive(Clone)]
+enum Sender {
+    Http1(Arc<tokio::sync::Mutex<conn::http1::SendRequest<Payload>>>),
+    Http2(conn::http2::SendRequest<Payload>),
+}
+
+/// A client with one connection.
+#[derive(Clone)]
+pub(super) struct Client(Sender);
+
+impl Client {
+    pub(super) async fn connect(speaks: Speaks, addr: SocketAddr) -> Self {
+        match speaks {
+            Speaks::Http1 => {
+                let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+                let (sender, connection) = conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Self(Sender::Http1(Arc::new(tokio::sync::Mutex::new(sender))))
+            }
+            Speaks::Http2 => Self::http2(addr).await,
+        }
+    }
+
+    pub(super) async fn http2(addr: SocketAddr) -> Self {
+        let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let builder = conn::http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) = builder.handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        Self(Sender::Http2(sender))
+    }
+
+    pub(super) fn send(
+        &self,
+        mut request: Request<Payload>,
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + Send + 'static {
+        let sender = self.0.clone();
+        async move {
+            match sender {
+                Sender::Http2(mut sender) => sender.send_request(request).await,
+                Sender::Http1(sender) => {
+                    let host = request.uri().authority().unwrap().as_str().parse().unwrap();
+                    request.headers_mut().insert("host", host);
+                    *request.uri_mut() = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
+                    sender.lock().await.send_request(request).await
+                }
+            }
+        }
+    }
+
+    pub(super) async fn exchange(&mut self, request: Request<Payload>) -> Answer {
+        collected(within(self.send(request)).await.unwrap()).await
+    }
+}
+
+/// An endpoint that sends back what it gets, piece by piece.
+pub(in crate::ring) struct Echo {
+    pub(in crate::ring) addr: SocketAddr,
+    pub(in crate::ring) connections: Arc<AtomicUsize>,
+}
+
+impl Echo {
+    pub(in crate::ring) async fn start(speaks: Speaks) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                let io = TokioIo::new(stream);
+                tokio::spawn(async move {
+                    match speaks {
+                        Speaks::Http1 => {
+                            drop(http1::Builder::new().serve_connection(io, service_fn(echo)).await)
+                        }
+                        Speaks::Http2 => {
+                            let mut builder = http2::Builder::new(TokioExecutor::new());
+                            builder.timer(TokioTimer::new()).max_concurrent_streams(50);
+                            drop(builder.serve_connection(io, service_fn(echo)).await);
+                        }
+                    }
+                });
+            }
+        });
+        Self { addr, connections }
+    }
+}
+
+async fn echo(request: Request<Incoming>) -> Result<Response<Incoming>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut answer = Response::new(body);
+    let fields = answer.headers_mut();
+    fields.insert("x-method", head.method.as_str().parse().unwrap());
+    fields.insert("x-version", format!("{:?}", head.version).parse().unwrap());
+    for name in ["trailer", "content-length"] {
+        if let Some(value) = head.headers.get(name) {
+            fields.insert(http::HeaderName::from_static(name), value.clone());
+        }
+    }
+    assert!(answer.body().size_hint().lower() < u64::MAX);
+    Ok(answer)
+}
