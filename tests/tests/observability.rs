@@ -160,8 +160,7 @@ fn d20_labels_do_not_grow_with_paths_methods_and_hosts() -> Result<()> {
     let mut bytes = b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n".to_vec();
     for n in 0..300 {
         let method = methods[n % methods.len()];
-        let request =
-            format!("{method} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n");
+        let request = format!("{method} /p/{n}?q={n} HTTP/1.1\r\nHost: h{n}\r\nUser-Agent: u{n}\r\n\r\n");
         bytes.extend_from_slice(request.as_bytes());
     }
     // A method that nobody has registered is refused, by whatever name.

@@ -50,6 +50,7 @@ pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const KUBERNETES_VALIDATE: &str = "1.33.1";
+const GRPCIO: &str = "1.85.3";
 
 /// Something that is not on this machine.
 struct Need {
@@ -69,8 +70,8 @@ enum Remedy {
     Apt(&'static str),
     /// cargo-deny from the crate registry.
     CargoDeny,
-    /// A Python environment of our own below `target/`.
-    Venv,
+    /// A package in a Python environment of our own below `target/`, and its version.
+    Pip(&'static str, &'static str),
 }
 
 /// Debian's packages: group, package, the program that shows it is there, why.
@@ -85,6 +86,7 @@ const PACKAGES: &[(Group, &str, &str, &str)] = &[
     (Group::Peers, "python3", "python3", "server in the tests"),
     (Group::Peers, "default-jdk-headless", "javac", "server and client in the tests"),
     (Group::Peers, "golang-go", "go", "server in the tests"),
+    (Group::Peers, "nghttp2-client", "h2load", "HTTP/2 clients in the tests"),
     (Group::Schemas, "python3", "python3", "runs kubernetes-validate"),
     (Group::Bench, "wrk", "wrk", "checks our own load generator"),
 ];
@@ -137,17 +139,25 @@ fn missing(groups: &[Group]) -> Result<Vec<Need>> {
             remedy: Remedy::CargoDeny,
         });
     }
-    if groups.contains(&Group::Schemas) && !venv().join("bin/kubernetes-validate").exists() {
-        if !has_ensurepip() {
-            needs.push(apt("python3-venv", "makes the Python environment for kubernetes-validate"));
+    let mut pip = |package, version, why| {
+        if !has_ensurepip() && !needs.iter().any(|need| need.remedy == Remedy::Apt("python3-venv")) {
+            needs.push(apt("python3-venv", "makes the Python environment below target/venv"));
         }
-        needs.push(Need {
-            what: format!("kubernetes-validate {KUBERNETES_VALIDATE}"),
-            why: "checks our manifests against Kubernetes' own schemas (below target/venv)",
-            remedy: Remedy::Venv,
-        });
+        let what = format!("{package} {version} (pip)");
+        needs.push(Need { what, why, remedy: Remedy::Pip(package, version) });
+    };
+    if groups.contains(&Group::Schemas) && !venv().join("bin/kubernetes-validate").exists() {
+        let why = "checks our manifests against Kubernetes' own schemas (below target/venv)";
+        pip("kubernetes-validate", KUBERNETES_VALIDATE, why);
+    }
+    if groups.contains(&Group::Peers) && !has_grpcio() {
+        pip("grpcio", GRPCIO, "client and server of gRPC in the tests (below target/venv)");
     }
     Ok(needs)
+}
+
+fn has_grpcio() -> bool {
+    exec::output(Command::new(venv().join("bin/python")).args(["-c", "import grpc"])).is_ok()
 }
 
 fn apt(package: &'static str, why: &'static str) -> Need {
@@ -244,7 +254,7 @@ fn install(needs: &[Need]) -> Result<()> {
             Remedy::CoreLibrary => install_core_library()?,
             Remedy::BpfLinker(llvm) => install_bpf_linker(llvm)?,
             Remedy::CargoDeny => cargo_install(&["cargo-deny", "--version", CARGO_DENY], None)?,
-            Remedy::Venv => install_venv()?,
+            Remedy::Pip(package, version) => install_python(package, version)?,
         }
     }
     Ok(())
@@ -284,12 +294,14 @@ fn cargo_install(words: &[&str], variable: Option<(&str, &str)>) -> Result<()> {
     exec::step(&format!("cargo install {name}"), &mut command)
 }
 
-fn install_venv() -> Result<()> {
-    exec::step("python3 -m venv target/venv", Command::new("python3").args(["-m", "venv"]).arg(venv()))?;
-    let package = format!("kubernetes-validate=={KUBERNETES_VALIDATE}");
+fn install_python(package: &str, version: &str) -> Result<()> {
+    if !venv().join("bin/pip").exists() {
+        exec::step("python3 -m venv target/venv", Command::new("python3").args(["-m", "venv"]).arg(venv()))?;
+    }
+    let wanted = format!("{package}=={version}");
     exec::step(
-        "pip install kubernetes-validate",
-        Command::new(venv().join("bin/pip")).args(["install", "--quiet", &package]),
+        &format!("pip install {package}"),
+        Command::new(venv().join("bin/pip")).args(["install", "--quiet", &wanted]),
     )
 }
 
