@@ -249,6 +249,36 @@ fn a_pods_own_address_is_no_way_around_its_policy() -> Result<()> {
 }
 
 #[test]
+fn c10_what_opens_one_endpoint_opens_nothing_at_the_other_of_its_service() -> Result<()> {
+    needs_kernel!();
+    let open = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: open, namespace: demo}\n\
+                spec:\n  endpointSelector: {matchLabels: {app: open}}\n  \
+                ingress: [{toPorts: [{ports: [{port: '8080', protocol: TCP}]}]}]\n---\n";
+    for acceleration in ["--acceleration=on", "--acceleration=off"] {
+        let scene = Scene::web_with(2, &[acceleration])?;
+        let text = manifests(&scene, &[reads()]);
+        let open_pod = Pod::new("server2", "web").yaml().lines().nth(2).unwrap().to_owned();
+        let text = text.replace(&open_pod, &open_pod.replace("\"app\": \"web\"", "\"app\": \"open\""));
+        scene.agent.reconfigure_text(&(text + open))?;
+        // One connection, whose requests go to both, and as many of its own each.
+        let url = format!("http://{WEB}/private");
+        let told = |urls: &[&str]| {
+            let each = ["--write-out", "%{http_code} %header{x-server}\n", "--output", "/dev/null"];
+            let urls = urls.iter().flat_map(|url| each.iter().chain([url]).copied());
+            Ok::<_, anyhow::Error>(scene.client.curl(urls)?.success()?.text())
+        };
+        let mut met = std::collections::BTreeSet::new();
+        for round in 0..40 {
+            let urls = vec![url.as_str(); if round == 0 { 40 } else { 1 }];
+            met.extend(told(&urls)?.lines().map(|line| line.trim().to_owned()));
+        }
+        let expected = ["200 server2".to_owned(), "403".to_owned()].into();
+        assert_eq!(met, expected, "{acceleration}");
+    }
+    Ok(())
+}
+
+#[test]
 fn status_says_which_policy_holds_and_whether_the_kernel_half_can_decide() -> Result<()> {
     needs_kernel!();
     let scene = restricted(&[], &[reads()])?;

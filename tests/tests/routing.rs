@@ -247,6 +247,12 @@ fn filters_of_an_httproute_change_requests_and_answers() -> Result<()> {
     assert_eq!((answer.status, answer.field("location")), (301, Some("https://example.org/here/page?q")));
     let posted = to("/moved", &["--data", "body"])?;
     assert_eq!(posted.status, 301);
+    let (weir, node) = (binary::weir()?.display().to_string(), scene.topology.node().v4().to_string());
+    let question = ["policy", "explain", "--from", "192.0.2.1", "--to", &node, "--port", "8000"];
+    let question = question.iter().chain(&["--host", "web.example", "--path", "/moved/page?q"]);
+    let told = scene.topology.agent().run(&weir, question, Duration::from_secs(10))?.success()?.text();
+    let redirect = "301 with location https://example.org/here/page?q\n";
+    assert!(told.starts_with("redirect at ") && told.contains(redirect), "{told}");
 
     let preflight = ["-X", "OPTIONS", "--header", "Access-Control-Request-Method: PUT"];
     let origin = ["--header", "Origin: https://a.example.org"];

@@ -49,7 +49,7 @@ fn readyz_says_503_and_why_until_ready_and_again_while_draining() {
 }
 
 #[test]
-fn only_addresses_localhost_and_the_nodes_own_name_are_answered() {
+fn c14_only_addresses_localhost_and_the_nodes_own_name_are_answered() {
     let pages = pages();
     let asked =
         |host: &str| pages.answer(&Request::get("/livez").header(HOST, host).body(()).unwrap()).status();
@@ -73,7 +73,7 @@ fn only_addresses_localhost_and_the_nodes_own_name_are_answered() {
 }
 
 #[test]
-fn a_request_without_one_host_is_refused() {
+fn c14_a_request_without_one_host_is_refused() {
     let pages = pages();
     let none = Request::get("/livez").body(()).unwrap();
     assert_eq!(pages.answer(&none).status(), 421);
@@ -86,7 +86,7 @@ fn a_request_without_one_host_is_refused() {
 }
 
 #[test]
-fn other_paths_and_methods_are_refused() {
+fn c14_other_paths_and_methods_are_refused() {
     let pages = pages();
     assert_eq!(pages.answer(&get("/")).status(), 404);
     assert_eq!(pages.answer(&get("/metrics/")).status(), 404);
@@ -94,6 +94,35 @@ fn other_paths_and_methods_are_refused() {
     let refusal = pages.answer(&post);
     assert_eq!(refusal.status(), 405);
     assert_eq!(refusal.headers()[ALLOW], "GET, HEAD");
+}
+
+#[test]
+fn c14_no_page_changes_anything_whatever_it_is_asked() {
+    let pages = pages();
+    pages.board.ready();
+    let state = || serde_json::to_string(&pages.board.status()).unwrap();
+    let before: Status = serde_json::from_str(&state()).unwrap();
+    let paths = ["/metrics", "/livez", "/readyz", "/status", "/route/explain", "/policy/explain"];
+    for path in paths {
+        for target in [path.to_owned(), format!("{path}?reload=1&log=trace&quit")] {
+            for method in ["GET", "HEAD"] {
+                let asked = Request::builder().method(method).uri(&target).header(HOST, "localhost");
+                let status = pages.answer(&asked.body(()).unwrap()).status();
+                assert_ne!(status, 405, "{method} {target}");
+            }
+            for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"] {
+                // As the page of another origin would, in whose browser this address is open.
+                let asked = Request::builder().method(method).uri(&target).header(HOST, "127.0.0.1:15020");
+                let asked = asked.header("origin", "http://evil.example").body(()).unwrap();
+                let answer = pages.answer(&asked);
+                assert_eq!(answer.status(), 405, "{method} {target}");
+                assert!(!answer.headers().contains_key("access-control-allow-origin"));
+            }
+        }
+    }
+    let after: Status = serde_json::from_str(&state()).unwrap();
+    assert_eq!(format!("{:?}", after.config), format!("{:?}", before.config));
+    assert_eq!(pages.board.readiness(), Readiness::Ready);
 }
 
 #[test]

@@ -1,18 +1,21 @@
 //! Where a request goes and why, in words: for `weir route` and for whoever asks a running agent.
 
+mod others;
+mod told;
+
+pub(crate) use told::{Explanation, Other, Outcome};
+
 use super::{
     decision::{Act, Forward, acts},
     host, path,
-    table::{Candidate, Found, Place, Routes, Scheme, Site, Where},
+    table::{Found, Place, Routes, Scheme, Site},
     target::Target,
 };
 use crate::snapshot::{Cluster, Family, Snapshot};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
-use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, sync::Arc};
-
-/// Rules that are named among those that were not chosen.
-const MAX_OTHERS: usize = 20;
+use others::{others, pattern};
+use serde::Deserialize;
+use std::sync::Arc;
 
 /// A request that is only talked about.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,50 +50,6 @@ fn slash() -> String {
 
 fn get() -> String {
     "GET".to_owned()
-}
-
-/// What may become of a request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct Outcome {
-    /// `namespace/service:port`, where it is forwarded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<String>,
-    /// The status of the answer, where that is not the backend's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) status: Option<u16>,
-    /// Why, or how.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) notes: Vec<String>,
-}
-
-/// Where a request goes and why.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct Explanation {
-    /// The Gateway and its listener.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) listener: Option<String>,
-    /// The rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) rule: Option<String>,
-    /// What of the request the rule was found by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) matched: Option<String>,
-    /// Each of them may be.
-    pub(crate) outcomes: Vec<Outcome>,
-    /// Rules that were not chosen, and why; the nearest first.
-    pub(crate) others: Vec<Other>,
-}
-
-/// A rule that was not chosen.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct Other {
-    /// The rule.
-    pub(crate) rule: String,
-    /// What it is for.
-    #[serde(rename = "for")]
-    pub(crate) pattern: String,
-    /// Why not.
-    pub(crate) because: String,
 }
 
 /// The head of a hypothetical request.
@@ -327,96 +286,4 @@ fn listener(found: &Found<'_>, site: Option<&Site>) -> String {
     let place =
         site.map(|site| format!(" ({} port {})", site.scheme.as_str(), site.port)).unwrap_or_default();
     format!("{} listener {}{place}", found.door.name, found.listener.name)
-}
-
-/// What a match is for.
-fn pattern(candidate: &Candidate) -> String {
-    let mut text = format!("host {}, {}", candidate.host, candidate.path);
-    let conditions = &candidate.conditions;
-    if let Some(method) = &conditions.method {
-        text += &format!(", method {method}");
-    }
-    conditions.headers.iter().for_each(|(name, _)| text += &format!(", field {name}"));
-    conditions.query.iter().for_each(|(name, _)| text += &format!(", parameter {name}"));
-    text
-}
-
-/// The rules that were not chosen.
-fn others(sites: &[Arc<Site>], target: &Target<'_>, chosen: Option<Found<'_>>) -> Vec<Other> {
-    let mut all = Vec::new();
-    for site in sites {
-        for door in &site.doors {
-            let own = door.listener(target).map(std::ptr::from_ref);
-            for (_, listener) in door.listeners.iter() {
-                let paths = listener.hosts.iter().flat_map(|(_, paths)| paths.iter());
-                all.extend(paths.map(|candidate| {
-                    let elsewhere = own != Some(std::ptr::from_ref(listener));
-                    (why_not(candidate, target, elsewhere), candidate)
-                }));
-            }
-        }
-    }
-    let is_chosen = |candidate: &Candidate| {
-        chosen.is_some_and(|found| std::ptr::eq(found.candidate, candidate) || found.candidate == candidate)
-    };
-    all.retain(|(_, candidate)| !is_chosen(candidate));
-    all.sort_by_key(|((distance, _), candidate)| (*distance, candidate.rank()));
-    let named = all.into_iter().map(|((_, because), candidate)| Other {
-        rule: candidate.rule.name.to_string(),
-        pattern: pattern(candidate),
-        because,
-    });
-    named.take(MAX_OTHERS).collect()
-}
-
-/// How far a match is from being chosen, and why it is not.
-fn why_not(candidate: &Candidate, target: &Target<'_>, elsewhere: bool) -> (u8, String) {
-    if !candidate.host.matches(target.host.as_deref()) {
-        return (4, "the host does not match".to_owned());
-    }
-    if elsewhere {
-        return (3, "a more special listener has the host".to_owned());
-    }
-    if !candidate.path.matches(&target.path) {
-        return (2, "the path does not match".to_owned());
-    }
-    match candidate.conditions.unmet(target) {
-        Some(unmet) => (1, unmet),
-        None => (0, "another rule is more special, or older".to_owned()),
-    }
-}
-
-impl std::fmt::Display for Where {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Nodes => f.write_str("the nodes"),
-            Self::Address(ip) => IpAddr::fmt(ip, f),
-        }
-    }
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.backend, self.status) {
-            (Some(backend), None) => write!(f, "{backend}")?,
-            (Some(backend), Some(status)) => write!(f, "{status} for {backend}")?,
-            (None, status) => write!(f, "{}", status.unwrap_or_default())?,
-        }
-        if self.notes.is_empty() { Ok(()) } else { write!(f, " ({})", self.notes.join("; ")) }
-    }
-}
-
-impl std::fmt::Display for Explanation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let (Some(listener), Some(rule), Some(matched)) = (&self.listener, &self.rule, &self.matched) {
-            writeln!(f, "listener  {listener}\nrule      {rule}\nfor       {matched}")?;
-        }
-        for outcome in &self.outcomes {
-            writeln!(f, "outcome   {outcome}")?;
-        }
-        for other in &self.others {
-            writeln!(f, "not       {} ({}): {}", other.rule, other.pattern, other.because)?;
-        }
-        Ok(())
-    }
 }

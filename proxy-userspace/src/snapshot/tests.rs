@@ -3,6 +3,7 @@
 
 mod change;
 mod endpoints;
+mod hostile;
 mod order;
 mod policy;
 mod routes;

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_over_the_limit_is_not_read() {
+    fn c1_a_file_over_the_limit_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::File::create(dir.path().join("big.yaml")).unwrap().set_len(100 << 20).unwrap();
         let error = read(dir.path()).unwrap_err().to_string();

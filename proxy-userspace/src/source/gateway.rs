@@ -3,12 +3,16 @@
 //! it forbids is found when the snapshot is built. Enumerations are text until then: a value that a newer
 //! API knows faults its object, not the list it came in.
 
+mod filter;
 mod route;
 
+pub use filter::{
+    Cors, ExtensionRef, Filter, Fraction, HeaderFilter, HttpHeader, Mirror, PathModifier, Redirect,
+    UrlRewrite,
+};
 pub use route::{
-    BackendRef, Cors, Filter, Fraction, HeaderFilter, HttpBackendRef, HttpHeader, HttpRoute, HttpRouteSpec,
-    Match, Mirror, ParentRef, PathMatch, PathModifier, Redirect, Retry, RouteRule, RouteTimeouts,
-    SessionPersistence, UrlRewrite, ValueMatch,
+    BackendRef, CookieConfig, HttpBackendRef, HttpRoute, HttpRouteSpec, Match, ParentRef, PathMatch, Retry,
+    RouteRule, RouteTimeouts, SessionPersistence, ValueMatch,
 };
 
 use k8s_openapi::{

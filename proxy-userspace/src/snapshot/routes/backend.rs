@@ -119,7 +119,7 @@ impl<'a> World<'a> {
             return unresolved("BackendNotFound", text);
         }
         if let Some(text) = is_name_alone(service, namespace, name) {
-            return unresolved("UnsupportedProtocol", text);
+            return unresolved("InvalidKind", text);
         }
         Ok(Destination::Cluster(format!("{namespace}/{name}:{port}").into()))
     }
@@ -157,7 +157,9 @@ fn tcp_ports(service: &Service) -> Vec<&ServicePort> {
     ports.iter().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")).collect()
 }
 
-/// An ExternalName is followed nowhere: whoever writes it could send requests anywhere.
+/// An ExternalName is followed nowhere: whoever writes it could send requests anywhere, to this node's own
+/// listeners as well (CVE-2021-25740). The Gateway API says that implementations should not follow it
+/// (BackendObjectReference, `kind`), and nobody gets more by an Ingress.
 fn is_name_alone(service: &Service, namespace: &str, name: &str) -> Option<String> {
     let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
     (kind == Some("ExternalName"))

@@ -120,7 +120,7 @@ fn a_pod_is_found_by_the_slices_target_too() {
 }
 
 #[test]
-fn a_pod_that_ended_or_shares_the_hosts_address_is_nobodys_endpoint() {
+fn c12_a_pod_that_ended_or_shares_the_hosts_address_is_nobodys_endpoint() {
     let text = web() + &policy("get", APP, GETS);
     assert_eq!(at_endpoint(&built(&text.replace("Running", "Succeeded")).0), None);
     let on_host = text.replace("status:", "spec: {hostNetwork: true, containers: []}\nstatus:");

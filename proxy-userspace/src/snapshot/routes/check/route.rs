@@ -8,7 +8,7 @@ use crate::source::{
     finding::quoted,
     gateway::{
         BackendRef, Filter, HeaderFilter, HttpRouteSpec, Match, ParentRef, PathModifier, RouteRule,
-        ValueMatch,
+        SessionPersistence, ValueMatch,
     },
 };
 use std::{collections::HashSet, time::Duration};
@@ -116,8 +116,7 @@ fn limits(check: &mut Check, rule: &RouteRule, path: &str) {
     if let Some(session) = &rule.session_persistence {
         durations.push(("sessionPersistence.absoluteTimeout", &session.absolute_timeout));
         durations.push(("sessionPersistence.idleTimeout", &session.idle_timeout));
-        let kind = session.kind.as_deref().unwrap_or("Cookie");
-        check.one_of(kind, &["Cookie", "Header"], &format!("{path}.sessionPersistence.type"));
+        check_session(check, session, &format!("{path}.sessionPersistence"));
     }
     for (field, value) in durations {
         if let Some(value) = value {
@@ -128,6 +127,23 @@ fn limits(check: &mut Check, rule: &RouteRule, path: &str) {
     let both = rule.timeouts.as_ref().and_then(|both| of(&both.request).zip(of(&both.backend_request)));
     let fits = both.is_none_or(|(request, backend)| request == Duration::ZERO || backend <= request);
     check.that(fits, &format!("{path}.timeouts.backendRequest"), || "is longer than request".to_owned());
+}
+
+/// Durations are [`limits`]' to check.
+fn check_session(check: &mut Check, session: &SessionPersistence, path: &str) {
+    let kind = session.kind.as_deref().unwrap_or("Cookie");
+    check.one_of(kind, &["Cookie", "Header"], &format!("{path}.type"));
+    if let Some(name) = &session.session_name {
+        check.that(name.chars().count() <= 128, &format!("{path}.sessionName"), || {
+            "is longer than 128".to_owned()
+        });
+    }
+    let lifetime = session.cookie_config.as_ref().and_then(|cookie| cookie.lifetime_type.as_deref());
+    let Some(lifetime) = lifetime else { return };
+    check.one_of(lifetime, &["Permanent", "Session"], &format!("{path}.cookieConfig.lifetimeType"));
+    check.that(lifetime != "Permanent" || session.absolute_timeout.is_some(), path, || {
+        "absoluteTimeout must be there where lifetimeType is Permanent".to_owned()
+    });
 }
 
 fn check_match(check: &mut Check, one: &Match, path: &str) {
