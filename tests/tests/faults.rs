@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::Result;
+use proxy_common::abi::counter;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::{
@@ -10,7 +11,7 @@ use std::{
 };
 use weir_tests::{
     agent::Builder,
-    manifest::{ConfigDir, Service},
+    manifest::{ConfigDir, Endpoint, Pod as Manifest, Service},
     metrics::Samples,
     needs_kernel, peer,
     scene::{PORT, Scene, Stage, WEB},
@@ -227,6 +228,35 @@ fn d18_a_full_flow_table_refuses_connections_when_it_fails_closed() -> Result<()
     let samples = scene.agent.metrics()?;
     assert!(samples.sum("weir_kernel_events_total", &[("event", "table_full_closed")]) > 0.0);
     recovers(&scene)
+}
+
+#[test]
+fn d18_a_full_flow_table_does_not_open_what_policies_deny() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web_with(2, &["--max-flows=16", "--failure-policy=open"])?;
+    // Only server1 is open to the client.
+    let policy = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: demo}
+spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress]}
+---
+";
+    let web = Service::new("web", PORT).cluster_ip(WEB.ip());
+    let web =
+        scene.servers.iter().fold(web, |web, pod| web.endpoint(Endpoint::new(pod.at(PORT)).pod(pod.name())));
+    let pods = [(&scene.client, "client"), (&scene.servers[0], "open"), (&scene.servers[1], "closed")];
+    let pods = pods.map(|(pod, app)| Manifest::new(pod.name(), app).address(pod.v4()).yaml()).concat();
+    scene.agent.reconfigure_text(&format!("---\n{}{pods}{policy}", web.yaml()))?;
+    let mut holding = peer::start(&scene.client, ["hold", "--to", &WEB.to_string(), "--connections", "100"])?;
+    holding.says("errors", Duration::from_secs(60))?;
+    let before = scene.agent.counters()?.get(counter::TABLE_FULL_OPEN)?;
+    assert!(before > 0);
+    let told = scene.load(&WEB.to_string(), &["--connections=4", "--requests=25", "--reconnect=1"])?;
+    assert!(scene.agent.counters()?.get(counter::TABLE_FULL_OPEN)? > before, "{told}");
+    assert_eq!(told["servers"], serde_json::json!({"server1": 100}), "{told}");
+    Ok(())
 }
 
 /// With the held connections gone, new ones are steered again.
