@@ -350,6 +350,11 @@ pub const LANE_STEER: u32 = 1;
 /// Rewrite the connect to an endpoint; the agent takes no part.
 pub const LANE_PASS: u32 = 2;
 
+/// Index of the IPv4 listener's socket in its map.
+pub const LISTENER4: u32 = 0;
+/// Index of the IPv6 listener's socket.
+pub const LISTENER6: u32 = 1;
+
 /// Application to agent.
 pub const HOP_DOWNSTREAM: u16 = 1;
 /// Agent to endpoint.

@@ -10,18 +10,24 @@ use crate::{
 use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id},
+        generated::{
+            bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_loop,
+        },
     },
     maps::lpm_trie::Key,
 };
+use core::ffi::c_void;
 use proxy_common::{
     abi::{EndpointKey, Service, Settings, counter},
-    access::{ADDR_BITS, Connection, Decision, Denied, PORT_AT, PORT_BITS, Peer, Subject, VerdictKey},
+    access::{
+        ADDR_BITS, ALLOW, ALLOW_HTTP, Connection, Decision, Denied, PORT_AT, PORT_BITS, Peer, Subject,
+        VerdictKey,
+    },
     addr::AddrWords,
 };
 
 /// Endpoints of a Service that are looked at.
-const MAX_ENDPOINTS: u32 = 16;
+const MAX_ENDPOINTS: u32 = 256;
 
 /// Who connects.
 #[derive(Clone, Copy)]
@@ -76,22 +82,96 @@ pub fn decide(settings: &Settings, who: Who, addr: &AddrWords, port: u16, protoc
     }
 }
 
-/// May they connect to any of a Service's endpoints? The agent decides about each; only where it has no
-/// choice left, it is refused here.
+/// A Service's endpoint that they may connect to, the first that is found from a place of chance on.
+#[derive(Clone, Copy)]
+pub enum Found {
+    /// The n-th.
+    At(u32),
+    /// They may connect to none.
+    None(Denied),
+    /// There are more than are looked at, or none.
+    Unknown,
+}
+
+/// What a look at endpoints is about, and what it found: the loop's, on the stack of who looks.
+struct Look {
+    settings: &'static Settings,
+    from: &'static Subject,
+    service: u32,
+    endpoints: u32,
+    first: u32,
+    by_request: u32,
+    protocol: u32,
+    /// 0: nothing yet; [`ALLOW`], [`ALLOW_HTTP`].
+    found: u32,
+    at: u32,
+    denied: u32,
+}
+
+/// Looks for an endpoint. `by_request`: one will do whose requests the agent decides about.
 #[inline(always)]
-pub fn decide_any(settings: &Settings, who: Who, service: &Service, protocol: u8) -> Decision {
-    let mut last = Decision::Allow;
-    for index in 0..MAX_ENDPOINTS {
-        // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
-        let Some(endpoint) = (unsafe { ENDPOINTS.get(EndpointKey { service: service.id, index }) }) else {
-            break;
-        };
-        last = decide(settings, who, &endpoint.addr, endpoint.port, protocol);
-        if !matches!(last, Decision::Deny(_)) {
-            return last;
+pub fn find(
+    settings: &'static Settings,
+    who: Who,
+    service: &Service,
+    by_request: bool,
+    protocol: u8,
+) -> Found {
+    if service.endpoints == 0 {
+        return Found::Unknown;
+    }
+    // SAFETY: no arguments.
+    let first = unsafe { bpf_get_prandom_u32() } % service.endpoints;
+    let from = match who {
+        Who::Unknown if settings.fail_closed != 0 => return Found::None(Denied::Unknown),
+        Who::Anybody | Who::Unknown => return Found::At(first),
+        Who::Known(from) => from,
+    };
+    let mut look = Look {
+        settings,
+        from,
+        service: service.id,
+        endpoints: service.endpoints,
+        first,
+        by_request: u32::from(by_request),
+        protocol: u32::from(protocol),
+        found: 0,
+        at: 0,
+        denied: Denied::Unknown as u32,
+    };
+    let (times, body) = (service.endpoints.min(MAX_ENDPOINTS), look_at as *mut c_void);
+    // SAFETY: the body has the signature that the helper asks for, and the context outlives the call.
+    unsafe { bpf_loop(times, body, (&raw mut look).cast(), 0) };
+    match look.found {
+        ALLOW | ALLOW_HTTP => Found::At(look.at),
+        _ if service.endpoints > MAX_ENDPOINTS => Found::Unknown,
+        _ if look.denied == Denied::Egress as u32 => Found::None(Denied::Egress),
+        _ if look.denied == Denied::Ingress as u32 => Found::None(Denied::Ingress),
+        _ => Found::None(Denied::Unknown),
+    }
+}
+
+/// Looks at one endpoint; 1 ends the loop.
+extern "C" fn look_at(step: u32, look: *mut Look) -> i64 {
+    // SAFETY: the loop hands on what it was given.
+    let look = unsafe { &mut *look };
+    let index = look.first.wrapping_add(step) % look.endpoints;
+    // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(EndpointKey { service: look.service, index }) }) else {
+        return 0;
+    };
+    let who = Who::Known(look.from);
+    match decide(look.settings, who, &endpoint.addr, endpoint.port, look.protocol as u8) {
+        Decision::Allow => look.found = ALLOW,
+        Decision::AllowHttp if look.by_request != 0 => look.found = ALLOW_HTTP,
+        Decision::AllowHttp => return 0,
+        Decision::Deny(denied) => {
+            look.denied = denied as u32;
+            return 0;
         }
     }
-    if service.endpoints > MAX_ENDPOINTS { Decision::Allow } else { last }
+    look.at = index;
+    1
 }
 
 /// What the tables say about a set, a class, a protocol and a port.

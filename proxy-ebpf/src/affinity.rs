@@ -63,8 +63,9 @@ fn any(service: &Service) -> u32 {
     random % service.endpoints
 }
 
+/// The endpoint at an index.
 #[inline(always)]
-fn at(service: &Service, index: u32) -> Option<&'static Endpoint> {
+pub fn at(service: &Service, index: u32) -> Option<&'static Endpoint> {
     // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
     unsafe { ENDPOINTS.get(EndpointKey { service: service.id, index }) }
 }

@@ -5,9 +5,9 @@
 //! there; a full table follows `Settings::fail_closed`.
 
 use crate::{
-    access::{self, Who},
-    affinity::endpoint,
-    ctx,
+    access::{self, Found, Who},
+    affinity::{at, endpoint},
+    ctx, listener,
     maps::{ORIG_DST, SERVICES, UPSTREAMS, WORKLOADS, count, settings},
 };
 use aya_ebpf::{
@@ -29,7 +29,7 @@ use proxy_common::{
         counter,
     },
     access::{Decision, Denied},
-    addr::{AddrWords, unmapped},
+    addr::AddrWords,
 };
 
 const ECONNREFUSED: i32 = 111;
@@ -162,7 +162,7 @@ fn direct(cookie: u64) -> Verdict {
 
 /// A connect, and what is known of it.
 struct Attempt<'a> {
-    settings: &'a Settings,
+    settings: &'static Settings,
     who: Who,
     cookie: u64,
     asked: &'a OrigDst,
@@ -172,63 +172,92 @@ impl Attempt<'_> {
     /// To a Service: through the agent, or to an endpoint.
     #[inline(always)]
     fn to_service(&self, service: &Service) -> Verdict {
-        if service.lane == LANE_STEER
-            && let Some(listener) = self.listener()
-        {
-            return match access::decide_any(self.settings, self.who, service, TCP) {
-                Decision::Deny(denied) => self.refuse(denied, &self.asked.addr, self.asked.port),
-                _ => self.steer(Some(service), listener),
-            };
+        let accepts = self.agent_accepts();
+        if service.lane != LANE_STEER {
+            return self.to_endpoint(service, accepts);
         }
+        if !accepts {
+            return self.without_agent(service);
+        }
+        // The agent decides about each endpoint; only where it has no choice left, it is refused here.
+        match access::find(self.settings, self.who, service, true, TCP) {
+            Found::None(denied) => self.refuse(denied, &self.asked.addr, self.asked.port),
+            Found::At(_) | Found::Unknown => self.steer(Some(service)),
+        }
+    }
+
+    /// To an endpoint of a Service that is not steered.
+    #[inline(always)]
+    fn to_endpoint(&self, service: &Service, accepts: bool) -> Verdict {
         let Some(endpoint) = endpoint(service, self.asked) else {
-            if service.lane == LANE_PASS {
-                count(counter::NO_ENDPOINT, 1);
-                return Verdict::Refuse;
-            }
-            // A steered Service while the agent leaves.
-            return direct(self.cookie);
+            count(counter::NO_ENDPOINT, 1);
+            return Verdict::Refuse;
         };
         match access::decide(self.settings, self.who, &endpoint.addr, endpoint.port, TCP) {
             Decision::Allow => self.balance(endpoint),
-            Decision::AllowHttp => self.by_request(endpoint),
+            Decision::AllowHttp => self.by_request(endpoint, accepts),
             Decision::Deny(denied) => self.refuse(denied, &endpoint.addr, endpoint.port),
+        }
+    }
+
+    /// To a steered Service, while nobody accepts or it cannot be recorded: to an endpoint that the client may
+    /// connect to. Where the agent would decide about requests, that is not for sure.
+    #[inline(always)]
+    fn without_agent(&self, service: &Service) -> Verdict {
+        let open = self.settings.fail_closed == 0;
+        if let Some(endpoint) = endpoint(service, self.asked) {
+            match access::decide(self.settings, self.who, &endpoint.addr, endpoint.port, TCP) {
+                Decision::Allow => return self.balance(endpoint),
+                Decision::AllowHttp if open => return self.balance(endpoint),
+                _ => {}
+            }
+        }
+        let index = match access::find(self.settings, self.who, service, open, TCP) {
+            Found::At(index) => index,
+            Found::None(denied) => return self.refuse(denied, &self.asked.addr, self.asked.port),
+            Found::Unknown if service.endpoints == 0 => return direct(self.cookie),
+            Found::Unknown => return self.refuse(Denied::Unknown, &self.asked.addr, self.asked.port),
+        };
+        match at(service, index) {
+            Some(endpoint) => self.balance(endpoint),
+            None => direct(self.cookie),
         }
     }
 
     /// To an address that is no Service's; `steered` ones are endpoints with an HTTP port.
     #[inline(always)]
     fn to_address(&self, steered: bool) -> Verdict {
-        let decision = access::decide(self.settings, self.who, &self.asked.addr, self.asked.port, TCP);
-        match (decision, self.listener()) {
-            (Decision::Deny(denied), _) => self.refuse(denied, &self.asked.addr, self.asked.port),
-            (Decision::AllowHttp, Some(listener)) => self.steer(None, listener),
-            (Decision::Allow, Some(listener)) if steered => self.steer(None, listener),
-            (Decision::AllowHttp, None) if self.settings.fail_closed != 0 => {
-                self.refuse(Denied::Unknown, &self.asked.addr, self.asked.port)
-            }
-            _ => direct(self.cookie),
+        let by_request = match access::decide(self.settings, self.who, &self.asked.addr, self.asked.port, TCP)
+        {
+            Decision::Deny(denied) => return self.refuse(denied, &self.asked.addr, self.asked.port),
+            Decision::Allow => false,
+            Decision::AllowHttp => true,
+        };
+        if !by_request && !steered {
+            return direct(self.cookie);
         }
+        if self.agent_accepts() {
+            return self.steer(None);
+        }
+        if by_request && self.settings.fail_closed != 0 {
+            return self.refuse(Denied::Unknown, &self.asked.addr, self.asked.port);
+        }
+        direct(self.cookie)
     }
 
     /// Requests to this endpoint are to be decided about, and its Service is not steered: to the agent as if
     /// the endpoint had been asked for, which is what a choice made here means.
     #[inline(always)]
-    fn by_request(&self, endpoint: &Endpoint) -> Verdict {
-        match self.listener() {
-            Some(listener) => {
-                let asked = OrigDst {
-                    addr: endpoint.addr,
-                    port: endpoint.port,
-                    lane: LANE_STEER as u16,
-                    ..*self.asked
-                };
-                Attempt { asked: &asked, ..*self }.steer(None, listener)
-            }
-            None if self.settings.fail_closed != 0 => {
-                self.refuse(Denied::Unknown, &endpoint.addr, endpoint.port)
-            }
-            None => self.balance(endpoint),
+    fn by_request(&self, endpoint: &Endpoint, accepts: bool) -> Verdict {
+        if accepts {
+            let asked =
+                OrigDst { addr: endpoint.addr, port: endpoint.port, lane: LANE_STEER as u16, ..*self.asked };
+            return Attempt { asked: &asked, ..*self }.steer(None);
         }
+        if self.settings.fail_closed != 0 {
+            return self.refuse(Denied::Unknown, &endpoint.addr, endpoint.port);
+        }
+        self.balance(endpoint)
     }
 
     #[inline(always)]
@@ -237,38 +266,29 @@ impl Attempt<'_> {
         Verdict::Refuse
     }
 
-    /// The agent's listener of the destination's family, while it takes new connections.
+    /// Whether the agent takes new connections of the destination's family.
     #[inline(always)]
-    fn listener(&self) -> Option<AddrWords> {
-        if self.settings.steering == 0 {
-            return None;
-        }
-        let v4 = unmapped(&self.asked.addr).is_some();
-        let listener = if v4 { self.settings.listener4 } else { self.settings.listener6 };
-        (listener != [0; 4]).then_some(listener)
+    fn agent_accepts(&self) -> bool {
+        listener::accepts(self.settings, &self.asked.addr)
     }
 
     #[inline(always)]
-    fn steer(&self, service: Option<&Service>, listener: AddrWords) -> Verdict {
+    fn steer(&self, service: Option<&Service>) -> Verdict {
         let Self { settings, cookie, asked, .. } = self;
         if ORIG_DST.insert(cookie, *asked, 0).is_ok() {
             // Exists already for all but the workload's first connect.
             let _ = WORKLOADS.insert(asked.cgroup_id, Workload::default(), u64::from(BPF_NOEXIST));
             count(counter::STEERED, 1);
-            return Verdict::Rewrite(listener, settings.listener_port);
+            return Verdict::Rewrite(listener::address(settings, &asked.addr), settings.listener_port);
         }
         if settings.fail_closed != 0 {
             count(counter::TABLE_FULL_CLOSED, 1);
             return Verdict::Refuse;
         }
         count(counter::TABLE_FULL_OPEN, 1);
-        let Some(endpoint) = service.and_then(|service| endpoint(service, asked)) else {
-            return Verdict::Unchanged;
-        };
-        // Some endpoint is open to this client, not necessarily this one.
-        match access::decide(settings, self.who, &endpoint.addr, endpoint.port, TCP) {
-            Decision::Deny(denied) => self.refuse(denied, &endpoint.addr, endpoint.port),
-            _ => Verdict::Rewrite(endpoint.addr, endpoint.port),
+        match service {
+            Some(service) => self.without_agent(service),
+            None => Verdict::Unchanged,
         }
     }
 

@@ -8,7 +8,7 @@
 //! [`INBOUND`]. Fails open: what is not steered goes on untouched, to whoever else serves it.
 
 use crate::{
-    access, datagram, events,
+    access, datagram, events, listener,
     maps::{INBOUND, SERVICES, count, settings},
     packet::{self, End, Packet, Parsed, TCP},
 };
@@ -21,7 +21,7 @@ use aya_ebpf::{
 use proxy_common::{
     abi::{ID_ENDPOINT, Inbound, LANE_STEER, ServiceKey, Settings, counter},
     access::{Connection, Decision, Denied, IS_LOCAL_POD, Peer, Subject},
-    addr::{AddrWords, unmapped},
+    addr::AddrWords,
     flow::FlowKey,
 };
 
@@ -86,10 +86,10 @@ fn reset(ctx: &TcContext, packet: &Packet) -> i32 {
 #[inline(always)]
 fn arriving(packet: &Packet) -> Verdict {
     let Some(settings) = settings() else { return Verdict::Unchanged };
-    let listener = listener(settings, &packet.flow.remote);
+    let listener = listener::address(settings, &packet.flow.remote);
     let by_request = match decide(settings, packet) {
         Decision::Allow => false,
-        Decision::AllowHttp if settings.steering != 0 && listener != [0; 4] => true,
+        Decision::AllowHttp if listener::accepts(settings, &packet.flow.remote) => true,
         Decision::AllowHttp if settings.fail_closed == 0 => false,
         Decision::AllowHttp => return refuse(packet, Denied::Unknown),
         Decision::Deny(denied) => return refuse(packet, denied),
@@ -172,7 +172,7 @@ fn leaving(packet: &Packet) -> Verdict {
         return sent(settings, packet);
     }
     let from_listener = packet.flow.local_port == settings.listener_port
-        && packet.flow.local == listener(settings, &packet.flow.local);
+        && packet.flow.local == listener::address(settings, &packet.flow.local);
     if !from_listener {
         return Verdict::Unchanged;
     }
@@ -208,12 +208,6 @@ fn sent(settings: &Settings, packet: &Packet) -> Verdict {
     Verdict::Unchanged
 }
 
-/// The listener of an address's family; zero where there is none.
-#[inline(always)]
-fn listener(settings: &Settings, addr: &AddrWords) -> AddrWords {
-    if unmapped(addr).is_some() { settings.listener4 } else { settings.listener6 }
-}
-
 /// Whether new connections to a packet's destination are the agent's: a Service's address, not an
 /// endpoint's own, which the client's node has seen to already.
 #[inline(always)]
@@ -225,6 +219,6 @@ fn is_steered(settings: &Settings, packet: &Packet) -> bool {
     };
     // SAFETY: the table is not preallocated, so an entry stays whole while we read it.
     let service = unsafe { SERVICES.get(key) };
-    settings.steering != 0
-        && service.is_some_and(|service| service.lane == LANE_STEER && service.id != ID_ENDPOINT)
+    service.is_some_and(|service| service.lane == LANE_STEER && service.id != ID_ENDPOINT)
+        && listener::accepts(settings, &packet.flow.remote)
 }

@@ -15,6 +15,7 @@ mod datagram;
 mod drained;
 mod events;
 mod ingress;
+mod listener;
 mod maps;
 mod packet;
 mod redirect;

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash, SockMap},
 };
 use proxy_common::{
     abi::{
@@ -24,6 +24,10 @@ use crate::scratch::Scratch;
 /// Settings; index 0.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// The agent's listening sockets, at `LISTENER4` and `LISTENER6`; they leave when they are closed.
+#[map]
+pub static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
 
 /// Service and endpoint addresses. Full: the user half refuses the snapshot and says so.
 #[map]

@@ -87,6 +87,7 @@ async fn serve(config: &Config, board: &Arc<Board>, observer: Observer) -> anyho
         () = signals.next() => return Ok(()),
     };
     let datapath = load(config, board, addrs, &observer)?;
+    datapath.listening(&listeners)?;
     let applied = Applied { datapath: datapath.clone(), board: Arc::clone(board) };
     datapath.supersede(&snapshot.load());
     datapath.apply(&snapshot.load()).context("write the configuration into the kernel's tables")?;

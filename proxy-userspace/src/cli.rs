@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod policy;
 pub mod route;
 pub mod status;
+pub mod unpin;
 
 use clap::CommandFactory;
 use std::process::ExitCode;

@@ -40,6 +40,8 @@ pub enum Command {
     /// Look at something from here, as a client would.
     #[command(subcommand)]
     Doctor(doctor::DoctorCommand),
+    /// Take away what an agent with --pin-dir left in the kernel: then nothing is denied without an agent.
+    Unpin(UnpinArgs),
     /// Print shell completions.
     Completions(CompletionArgs),
 }
@@ -56,6 +58,14 @@ pub struct CheckArgs {
     /// How to print findings.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `weir unpin`.
+#[derive(Args, Debug)]
+pub struct UnpinArgs {
+    /// As the agent's.
+    #[arg(long, env = "WEIR_PIN_DIR", value_name = "DIR")]
+    pub pin_dir: PathBuf,
 }
 
 /// Arguments of `weir status`.
@@ -168,7 +178,12 @@ pub struct Config {
     /// Steer host processes too (kubelet probes, hostNetwork system daemons).
     #[arg(long, env = "WEIR_STEER_HOST")]
     pub steer_host: bool,
-    /// What a connect gets that cannot be recorded because a table is full.
+    /// A directory of a BPF file system (root's alone; made if need be) where what carries verdicts is kept:
+    /// then who may connect to whom holds while there is no agent, also after SIGTERM, until `weir unpin`.
+    #[arg(long, env = "WEIR_PIN_DIR", value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// What a connect gets that cannot be recorded because a table is full, that is of a pod that is not known,
+    /// or, with --pin-dir, whose requests are to be decided about while there is no agent.
     #[arg(long, env = "WEIR_FAILURE_POLICY", value_enum, default_value_t)]
     pub failure_policy: FailurePolicy,
     /// When sockets are redirected past the TCP stack.

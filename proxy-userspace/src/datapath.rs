@@ -9,6 +9,7 @@ mod drained;
 mod events;
 mod load;
 mod pairs;
+mod pins;
 mod podwatch;
 mod policies;
 mod refusals;
@@ -24,6 +25,7 @@ mod workloads;
 pub use events::KernelEvent;
 pub use load::LoadOptions;
 pub(crate) use pairs::{Slot, Terms, now_ns};
+pub(crate) use pins::unpin;
 pub(crate) use refusals::Refusals;
 pub use selftest::SelfTest;
 pub(crate) use uplinks::node_addresses;
@@ -149,6 +151,8 @@ struct Kernel {
     /// As configured.
     uplinks: Vec<String>,
     attached: Mutex<uplinks::Attached>,
+    /// `None`: everything goes with the agent.
+    pins: Mutex<Option<pins::Pins>>,
 }
 
 impl std::fmt::Debug for Kernel {

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Command::Policy(command) => weir::cli::policy::policy(&command),
         Command::Route(command) => weir::cli::route::route(&command),
         Command::Doctor(command) => weir::cli::doctor::doctor(&command),
+        Command::Unpin(args) => weir::cli::unpin::unpin(&args),
         Command::Completions(args) => weir::cli::completions(args.shell),
     };
     outcome.unwrap_or_else(|error| {

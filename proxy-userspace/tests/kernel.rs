@@ -12,7 +12,7 @@ use weir::{
 
 /// Verified instructions that each program may cost: about twice what it costs today.
 const BUDGET: [(&str, u32); 14] = [
-    // Look at 16 endpoints of a Service.
+    // Look for an endpoint that a client may connect to, by chance and in a loop.
     ("weir_connect4", 130_000),
     ("weir_connect6", 130_000),
     // Rewrite two families, and make resets.

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod apiserver;
 pub mod binary;
+pub mod bpffs;
 pub mod cgroup;
 pub mod conversation;
 pub mod http;

@@ -1,6 +1,6 @@
 //! Removing what a killed run left behind.
 
-use crate::{cgroup, netns, run};
+use crate::{bpffs, cgroup, netns, run};
 use anyhow::Result;
 use std::{fs, path::Path};
 
@@ -22,6 +22,7 @@ pub fn dead_runs() -> Result<Vec<String>> {
     }
     let scratch = std::env::temp_dir();
     for name in orphans(&scratch) {
+        bpffs::unmount_below(&scratch.join(&name))?;
         if fs::remove_dir_all(scratch.join(&name)).is_ok() {
             removed.push(format!("directory {name}"));
         }

@@ -4,9 +4,10 @@
 use super::{
     DatapathError, Kernel,
     access::protocol,
-    attach::attach_failed,
+    attach::{attach_failed, cgroup_id, hold},
     cgroups,
     load::{load_failed, program},
+    pins::Pins,
     services::ServiceTables,
 };
 use crate::{policy::access::Transport, snapshot::DatagramServices};
@@ -70,19 +71,26 @@ impl Datagrams {
         Ok(())
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, pods: &Path) -> anyhow::Result<()> {
+    fn attach(&mut self, ebpf: &mut Ebpf, pods: &Path, mut pins: Option<&mut Pins>) -> anyhow::Result<()> {
         let cgroup = cgroups::open(pods)?;
+        let place = cgroup_id(&cgroup)?;
         for (name, side) in HOOKS {
             if !self.links.iter().any(|(attached, _)| *attached == name) {
                 let hook: &mut CgroupSkb = program(ebpf, name)?;
-                let link = hook.attach(&cgroup, side, CgroupAttachMode::Single);
-                self.links.push((name, link.with_context(|| attach_failed(name, pods))?));
+                let link = hold(pins.as_deref_mut(), name, place, hook, |hook| {
+                    hook.attach(&cgroup, side, CgroupAttachMode::Single)
+                        .with_context(|| attach_failed(name, pods))
+                })?;
+                self.links.extend(link.map(|link| (name, link)));
             }
         }
         Ok(())
     }
 
-    fn detach(&mut self, ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    fn detach(&mut self, ebpf: &mut Ebpf, pins: Option<&mut Pins>) -> anyhow::Result<()> {
+        if let Some(pins) = pins {
+            HOOKS.iter().try_for_each(|(name, _)| pins.release(name))?;
+        }
         while let Some((name, link)) = self.links.pop() {
             let hook: &mut CgroupSkb = program(ebpf, name)?;
             hook.detach(link).with_context(|| format!("cannot detach {name}"))?;
@@ -99,8 +107,12 @@ impl Kernel {
         if !datagrams.pods_known {
             return Ok(());
         }
-        let mut ebpf = self.ebpf.lock();
-        if wanted { datagrams.attach(&mut ebpf, &self.pods) } else { datagrams.detach(&mut ebpf) }
+        let (mut ebpf, mut pins) = (self.ebpf.lock(), self.pins.lock());
+        if wanted {
+            datagrams.attach(&mut ebpf, &self.pods, pins.as_mut())
+        } else {
+            datagrams.detach(&mut ebpf, pins.as_mut())
+        }
     }
 }
 

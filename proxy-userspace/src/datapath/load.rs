@@ -7,6 +7,7 @@ use super::{
     datagrams::{self, Datagrams},
     events::{EventReader, KernelEvent, Rings},
     pairs::Pairs,
+    pins::Pins,
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
@@ -57,6 +58,7 @@ pub struct LoadOptions {
     pod_cgroup: Option<PathBuf>,
     steer_host: bool,
     uplinks: Vec<String>,
+    pin_dir: Option<PathBuf>,
 }
 
 impl LoadOptions {
@@ -77,6 +79,7 @@ impl LoadOptions {
             pod_cgroup: config.pod_cgroup.clone(),
             steer_host: config.steer_host,
             uplinks: config.uplink.clone(),
+            pin_dir: config.pin_dir.clone(),
         }
     }
 
@@ -100,14 +103,10 @@ impl Datapath {
         options: &LoadOptions,
         sink: impl FnMut(KernelEvent<'_>) + Send + 'static,
     ) -> anyhow::Result<Self> {
-        ensure!(
-            !OBJECT.is_empty(),
-            "this weir was built without its kernel half: build it with `cargo xtask build`, or run with \
-             --steering iptables"
-        );
+        ensure_built()?;
         let cgroup_root = cgroups::mount_point()?;
         let pod_parent = steered(options, &cgroup_root)?;
-        let sizes = options.sizes();
+        let (pins, sizes) = (pins(options)?, options.sizes());
         let mut ebpf = load_object(sizes)?;
         let (tables, rings) = Tables::take(&mut ebpf)?;
         let array = Tables::take_pairs(&mut ebpf)?;
@@ -163,9 +162,24 @@ impl Datapath {
                 events: Mutex::new(Some(events)),
                 uplinks: options.uplinks.clone(),
                 attached: Mutex::default(),
+                pins: Mutex::new(pins),
             })),
         })
     }
+}
+
+fn ensure_built() -> anyhow::Result<()> {
+    ensure!(
+        !OBJECT.is_empty(),
+        "this weir was built without its kernel half: build it with `cargo xtask build`, or run with \
+         --steering iptables"
+    );
+    Ok(())
+}
+
+/// Where links are to outlive the agent.
+fn pins(options: &LoadOptions) -> anyhow::Result<Option<Pins>> {
+    options.pin_dir.as_deref().map(Pins::open).transpose().context("--pin-dir")
 }
 
 fn may_splice(settings: &Settings, sizes: Sizes) -> bool {

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use aya::{
     Ebpf, Pod,
     maps::{
-        Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockHash,
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockHash, SockMap,
         lpm_trie::{Key, LpmTrie},
     },
 };
@@ -21,7 +21,10 @@ use proxy_common::{
     pair::Waits,
     policy::{HostKey, PathNode, TargetKey},
 };
-use std::{fmt::Debug, os::fd::AsFd};
+use std::{
+    fmt::Debug,
+    os::fd::{AsFd, AsRawFd},
+};
 
 /// A kernel hash map with its name for errors. Reading needs no lock: it has a handle of its own.
 pub(super) struct Table<K: Pod, V: Pod> {
@@ -150,6 +153,7 @@ pub(super) struct Tables {
     pub(super) workloads: Table<u64, Workload>,
     pub(super) admitted: Table<u64, u32>,
     pub(super) sockets: Mutex<SockHash<MapData, FlowKey>>,
+    pub(super) listeners: Mutex<SockMap<MapData>>,
     pub(super) settings: Mutex<Array<MapData, Settings>>,
     pub(super) counters: Mutex<PerCpuArray<MapData, u64>>,
     pub(super) waits: Mutex<PerCpuArray<MapData, Waits>>,
@@ -198,6 +202,7 @@ impl Tables {
             workloads: Table::take(ebpf, "WORKLOADS")?,
             admitted: Table::take(ebpf, "ADMITTED")?,
             sockets: Mutex::new(SockHash::try_from(take(ebpf, "SOCKETS")?).context("map SOCKETS")?),
+            listeners: Mutex::new(SockMap::try_from(take(ebpf, "LISTENERS")?).context("map LISTENERS")?),
             settings: Mutex::new(Array::try_from(take(ebpf, "SETTINGS")?).context("map SETTINGS")?),
             counters: Mutex::new(PerCpuArray::try_from(take(ebpf, "COUNTERS")?).context("map COUNTERS")?),
             waits: Mutex::new(PerCpuArray::try_from(take(ebpf, "WAITS")?).context("map WAITS")?),
@@ -209,6 +214,12 @@ impl Tables {
     pub(super) fn take_pairs(ebpf: &mut Ebpf) -> anyhow::Result<MapData> {
         let Map::Array(data) = take(ebpf, "PAIRS")? else { bail!("map PAIRS is no array") };
         Ok(data)
+    }
+
+    /// Where the kernel half finds a listening socket (`LISTENER4`, `LISTENER6`) until it is closed.
+    pub(super) fn listen(&self, index: u32, socket: &impl AsRawFd) -> Result<(), DatapathError> {
+        let written = self.listeners.lock().set(index, socket, 0);
+        written.map_err(|source| DatapathError::Map { map: "LISTENERS", source })
     }
 
     /// Writes the settings.

@@ -1,13 +1,17 @@
 //! The node's uplinks: the interfaces that connections from outside come in by, where the tc programs are
 //! attached.
 
-use super::load::{load_failed, program};
+use super::{
+    attach::hold,
+    load::{load_failed, program},
+    pins::Pins,
+};
 use anyhow::{Context, bail};
 use aya::{
     Ebpf,
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        tc::{self, NlOptions, TcAttachOptions},
+        tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions},
     },
 };
 use std::{
@@ -39,14 +43,26 @@ pub(super) fn load(ebpf: &mut Ebpf) -> anyhow::Result<()> {
 
 /// Attaches the programs to those of `wanted` that have none yet. An interface that went and came back has
 /// another index. Names what could not be done.
-pub(super) fn attach(ebpf: &mut Ebpf, wanted: &Attached, attached: &mut Attached) -> Vec<anyhow::Error> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    wanted: &Attached,
+    attached: &mut Attached,
+    mut pins: Option<&mut Pins>,
+) -> Vec<anyhow::Error> {
     attached.retain(|index, name| wanted.get(index) == Some(name));
     let mut failed = Vec::new();
     for (index, name) in wanted {
         if attached.contains_key(index) {
             continue;
         }
-        match HOOKS.iter().try_for_each(|(hook, side)| attach_one(ebpf, hook, name, *side)) {
+        let mut one = |(hook, side): &(&str, TcAttachType)| {
+            let classifier: &mut SchedClassifier = program(ebpf, hook)?;
+            hold(pins.as_deref_mut(), hook, u64::from(*index), classifier, |classifier| {
+                attach_one(classifier, hook, name, *side)
+            })
+            .map(drop)
+        };
+        match HOOKS.iter().try_for_each(&mut one) {
             Ok(()) => {
                 attached.insert(*index, name.clone());
             }
@@ -58,21 +74,26 @@ pub(super) fn attach(ebpf: &mut Ebpf, wanted: &Attached, attached: &mut Attached
 
 /// First in line where the kernel has links for tc (6.6), so that nobody decides about a packet before its
 /// destination is known; else behind a qdisc.
-fn attach_one(ebpf: &mut Ebpf, hook: &str, interface: &str, side: TcAttachType) -> anyhow::Result<()> {
-    let classifier: &mut SchedClassifier = program(ebpf, hook)?;
+fn attach_one(
+    classifier: &mut SchedClassifier,
+    hook: &str,
+    interface: &str,
+    side: TcAttachType,
+) -> anyhow::Result<SchedClassifierLinkId> {
     let as_link = TcAttachOptions::TcxOrder(LinkOrder::first());
-    if let Err(error) = classifier.attach_with_options(interface, side, as_link) {
-        tracing::debug!(%error, hook, interface, "no link for tc; trying a qdisc");
-        match tc::qdisc_add_clsact(interface) {
-            Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-            Err(error) => return Err(error).context("add the qdisc clsact"),
-        }
-        let by_netlink = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
-        classifier
-            .attach_with_options(interface, side, by_netlink)
-            .with_context(|| format!("cannot attach {hook}"))?;
+    let error = match classifier.attach_with_options(interface, side, as_link) {
+        Ok(link) => return Ok(link),
+        Err(error) => error,
+    };
+    tracing::debug!(%error, hook, interface, "no link for tc; trying a qdisc");
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+        Err(error) => return Err(error).context("add the qdisc clsact"),
     }
-    Ok(())
+    let by_netlink = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
+    classifier
+        .attach_with_options(interface, side, by_netlink)
+        .with_context(|| format!("cannot attach {hook}"))
 }
 
 /// The interfaces named, or, where none is, those of Ethernet's kind that hold the default route or an
