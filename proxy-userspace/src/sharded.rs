@@ -1,5 +1,6 @@
 //! A hash map whose clones share what neither has changed: cloning takes one reference, a change
 //! copies the one shard that it falls into, and two clones are compared where they differ alone.
+//! A small map is one shard: there are many of those, and shards take room.
 //! Reading is one lookup in an ordinary hash table, for it is on the way of every request.
 
 use hashbrown::HashTable;
@@ -13,6 +14,8 @@ use std::{
 
 /// A change copies one reference a shard, and the entries of one: about as many at 100 000 entries.
 const SHARDS: usize = 512;
+/// Entries from which on a map has more shards than one.
+const SMALL: usize = 128;
 
 /// One for all maps: a key is in the same shard of each.
 static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -21,7 +24,7 @@ type Shard<K, V> = Arc<HashTable<(K, V)>>;
 
 /// See the module. Unordered, as a `HashMap` is.
 pub struct Sharded<K, V> {
-    /// None until the first entry comes.
+    /// None until the first entry comes, then one, then [`SHARDS`], and never fewer again.
     shards: Arc<Vec<Shard<K, V>>>,
     len: usize,
 }
@@ -71,9 +74,10 @@ fn hash<Q: Hash + ?Sized>(key: &Q) -> u64 {
     HASHING.hash_one(key)
 }
 
-fn shard_of(hash: u64) -> usize {
+/// Of so many shards the one that a hash falls into.
+fn shard_of(hash: u64, shards: usize) -> usize {
     // The tables use the lowest bits and the highest.
-    ((hash >> 24) % SHARDS as u64) as usize
+    ((hash >> 24) % shards.max(1) as u64) as usize
 }
 
 impl<K: Hash + Eq, V> Sharded<K, V> {
@@ -84,7 +88,7 @@ impl<K: Hash + Eq, V> Sharded<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = hash(key);
-        let shard = self.shards.get(shard_of(hash))?;
+        let shard = self.shards.get(shard_of(hash, self.shards.len()))?;
         shard.find(hash, |(own, _)| own.borrow() == key).map(|(_, value)| value)
     }
 
@@ -101,13 +105,30 @@ impl<K: Hash + Eq, V> Sharded<K, V> {
 impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
     fn shard_mut(&mut self, hash: u64) -> Option<&mut HashTable<(K, V)>> {
         if self.shards.is_empty() {
-            self.shards = Arc::new((0..SHARDS).map(|_| Arc::default()).collect());
+            self.shards = Arc::new(vec![Arc::default()]);
         }
-        Arc::make_mut(&mut self.shards).get_mut(shard_of(hash)).map(Arc::make_mut)
+        let index = shard_of(hash, self.shards.len());
+        Arc::make_mut(&mut self.shards).get_mut(index).map(Arc::make_mut)
+    }
+
+    /// Deals the entries of the one shard out to many.
+    fn spread(&mut self) {
+        let mut shards: Vec<HashTable<(K, V)>> = (0..SHARDS).map(|_| HashTable::new()).collect();
+        for (key, value) in self.iter() {
+            let hash = hash(key);
+            if let Some(shard) = shards.get_mut(shard_of(hash, SHARDS)) {
+                let entry = (key.clone(), value.clone());
+                shard.insert_unique(hash, entry, |(key, _)| HASHING.hash_one(key));
+            }
+        }
+        self.shards = Arc::new(shards.into_iter().map(Arc::new).collect());
     }
 
     /// Puts a value under a key; the one that was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        if self.len == SMALL && self.shards.len() == 1 {
+            self.spread();
+        }
         let hash = hash(&key);
         let shard = self.shard_mut(hash)?;
         if let Some((_, old)) = shard.find_mut(hash, |(own, _)| *own == key) {
@@ -150,7 +171,7 @@ impl<K: Hash + Eq, V: PartialEq> Sharded<K, V> {
     /// share are not looked at.
     pub fn differences<'a>(&'a self, other: &'a Self) -> Vec<&'a K> {
         let mut keys = Vec::new();
-        for index in 0..SHARDS {
+        for index in 0..self.shards.len().max(other.shards.len()) {
             let (own, others) = (self.shards.get(index), other.shards.get(index));
             if let (Some(own), Some(others)) = (own, others)
                 && Arc::ptr_eq(own, others)
@@ -169,14 +190,15 @@ impl<K: Hash + Eq, V: PartialEq> Sharded<K, V> {
 
 impl<K: Hash + Eq, V: PartialEq> PartialEq for Sharded<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(own, others): (&Shard<K, V>, &Shard<K, V>)| {
-            let holds = |(key, value): &(K, V)| other.get(key) == Some(value);
-            Arc::ptr_eq(own, others) || (own.len() == others.len() && own.iter().all(holds))
+        let holds = |(key, value): &(K, V)| other.get(key) == Some(value);
+        let same = |(index, own): (usize, &Shard<K, V>)| {
+            other.shards.get(index).is_some_and(|others| Arc::ptr_eq(own, others)) || own.iter().all(holds)
         };
+        // As many entries, and each of ours: then there are no others.
         self.len == other.len
             && (self.len == 0
                 || Arc::ptr_eq(&self.shards, &other.shards)
-                || self.shards.iter().zip(other.shards.iter()).all(same))
+                || self.shards.iter().enumerate().all(same))
     }
 }
 
@@ -234,8 +256,9 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_hash_map_and_its_clones_do_not_change_with_it(
-            before in proptest::collection::vec((any::<bool>(), 0..50_u8, any::<u8>()), 0..100),
-            after in proptest::collection::vec((any::<bool>(), 0..50_u8, any::<u8>()), 0..100),
+            first in 0..150_u8,
+            before in proptest::collection::vec((any::<bool>(), any::<u8>(), any::<u8>()), 0..100),
+            after in proptest::collection::vec((any::<bool>(), any::<u8>(), any::<u8>()), 0..100),
         ) {
             let (mut map, mut model) = (Sharded::default(), HashMap::new());
             let apply = |steps: Vec<(bool, u8, u8)>, map: &mut Sharded<u8, u8>, model: &mut HashMap<u8, u8>| {
@@ -247,6 +270,8 @@ mod tests {
                     }
                 }
             };
+            // On both sides of where one shard becomes many.
+            apply((0..first).map(|key| (true, key, key)).collect(), &mut map, &mut model);
             apply(before, &mut map, &mut model);
             let (old, old_model) = (map.clone(), model.clone());
             apply(after, &mut map, &mut model);
@@ -256,7 +281,7 @@ mod tests {
             }
             let mut differing: Vec<_> = map.differences(&old).into_iter().copied().collect();
             differing.sort_unstable();
-            let expected: Vec<_> = (0..50).filter(|key| model.get(key) != old_model.get(key)).collect();
+            let expected: Vec<_> = (0..=u8::MAX).filter(|key| model.get(key) != old_model.get(key)).collect();
             prop_assert_eq!(differing, expected);
         }
     }
