@@ -25,8 +25,8 @@ use weir_tests::{
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 11), 9090);
 /// Where the server listens.
 const PORT: u16 = 8080;
-/// How long a change may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a change may take, and a batch of connects.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a label's change may take before policies count as not enforced.
 const ENFORCED: Duration = Duration::from_secs(3);
 
@@ -115,6 +115,19 @@ impl Stand {
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let rss = self.agent.rss()? as f64;
         Ok(rss / f64::from(1 << 20))
+    }
+
+    /// What of it is its own, and what are pages of files.
+    pub(super) fn rss_parts_mib(&self) -> Result<(f64, f64)> {
+        let path = format!("/proc/{}/status", self.agent.pid());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let part = |name: &str| -> Result<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next());
+            let kib: f64 = kib.with_context(|| format!("{path} has no {name}"))?.parse()?;
+            Ok(kib / 1024.0)
+        };
+        Ok((part("RssAnon:")?, part("RssFile:")?))
     }
 
     /// The most there was.
