@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 /// Where people put what they applied; a second copy of the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Fields of a Pod that are read.
-const POD_SPEC: [&str; 4] = ["nodeName", "hostNetwork", "containers", "initContainers"];
+const POD_SPEC: [&str; 5] = ["nodeName", "hostNetwork", "serviceAccountName", "containers", "initContainers"];
 const POD_STATUS: [&str; 5] = ["phase", "podIP", "podIPs", "hostIP", "hostIPs"];
 const CONTAINER: [&str; 3] = ["name", "ports", "restartPolicy"];
 /// Kinds whose status somebody reads.
@@ -122,7 +122,7 @@ mod tests {
                 "annotations": {"weir.dev/x": "1", "other": "2"},
             },
             "spec": {
-                "nodeName": "node1", "volumes": [{"name": "v"}],
+                "nodeName": "node1", "serviceAccountName": "robot", "volumes": [{"name": "v"}],
                 "containers": [{"name": "c", "image": "i", "env": [], "ports": [{"name": "http", "containerPort": 80}]}],
             },
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": []},
@@ -133,7 +133,7 @@ mod tests {
                 "annotations": {"weir.dev/x": "1"},
             },
             "spec": {
-                "nodeName": "node1",
+                "nodeName": "node1", "serviceAccountName": "robot",
                 "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 80}]}],
             },
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
