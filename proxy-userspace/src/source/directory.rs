@@ -2,6 +2,7 @@
 //! unless they are symlinks. That reads each object of a mounted ConfigMap once, whose files are
 //! symlinks to `..data/NAME`, which is a symlink to `..DATE/`.
 
+mod scan;
 mod watch;
 
 pub use watch::{Watch, Watching};
@@ -11,17 +12,15 @@ use super::{
     finding::Finding,
     manifest::{self, MAX_FILE_BYTES, file_error},
 };
+use scan::{File, Scan, scan};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt, fs,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// Files of one directory.
-const MAX_FILES: usize = 20_000;
 /// Bytes of one directory's files.
 const MAX_TOTAL_BYTES: usize = 512 << 20;
 /// For the deepest document that `manifest` allows; a level takes up to 45 KiB in a debug build.
@@ -58,27 +57,52 @@ impl fmt::Display for Lines<'_> {
 /// Reads a directory once. An object that is not what its kind should be is a finding and affects
 /// itself alone; a file that cannot be read or parsed, or is empty, fails the whole reading.
 pub fn read(dir: &Path) -> Result<(Objects, Vec<Finding>), ReadError> {
-    Directory::new(dir).read().0
+    Directory::new(dir).read(Look::Everywhere)
 }
 
 /// What a reading found.
 type Reading = Result<(Objects, Vec<Finding>), ReadError>;
 
 /// A directory that is read again and again: of a file that did not change nothing is read.
+#[derive(Default)]
 struct Directory {
     dir: PathBuf,
+    /// What the last reading saw; `None` after one that did not get to its end.
+    scan: Option<Scan>,
     /// Every file as it was read last, by the path that findings name.
     files: HashMap<PathBuf, Parsed>,
+    /// Bytes of them.
+    bytes: usize,
+    /// What is wrong with those that are no manifests, and within those that are.
+    broken: BTreeMap<PathBuf, Finding>,
+    faulty: BTreeMap<PathBuf, Arc<Contents>>,
     /// What the last reading without a broken file found.
     objects: Objects,
-    /// The files that `objects` is made of.
+    /// The files that `objects` is made of,
     used: HashMap<PathBuf, Arc<Contents>>,
+    /// and those that are others by now.
+    stale: BTreeSet<PathBuf>,
+}
+
+/// What a reading has to look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Look {
+    /// The whole directory.
+    Everywhere,
+    /// These files alone.
+    At(BTreeSet<PathBuf>),
 }
 
 /// A file, and what it held.
 struct Parsed {
     file: File,
     contents: Result<Arc<Contents>, Finding>,
+}
+
+impl Parsed {
+    fn bytes(&self) -> usize {
+        self.contents.as_ref().map_or(0, |contents| contents.bytes)
+    }
 }
 
 /// What one file holds.
@@ -91,17 +115,16 @@ struct Contents {
 
 impl Directory {
     fn new(dir: &Path) -> Self {
-        let (files, used) = Default::default();
-        Self { dir: dir.to_owned(), files, objects: Objects::default(), used }
+        Self { dir: dir.to_owned(), ..Self::default() }
     }
 
     /// Reads on a thread of its own: the parser recurses, and only there the stack is known to suffice.
-    fn read(&mut self) -> (Reading, Option<Scan>) {
+    fn read(&mut self, look: Look) -> Reading {
         let dir = self.dir.clone();
-        let failed = |why| (Err(ReadError::Directory { dir, why }), None);
+        let failed = |why| Err(ReadError::Directory { dir, why });
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("weir-config".into()).stack_size(STACK_BYTES);
-            let outcome = thread.spawn_scoped(scope, || self.read_stable());
+            let outcome = thread.spawn_scoped(scope, || self.read_stable(look));
             match outcome.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(reading)) => reading,
                 Ok(Err(_)) => failed(io::Error::other("reading it panicked")),
@@ -111,69 +134,100 @@ impl Directory {
     }
 
     /// Reads until the directory is the same before and after, so that a change of several files that
-    /// is atomic (a symlink swap) is seen whole. Also tells what was read.
-    fn read_stable(&mut self) -> (Reading, Option<Scan>) {
-        let mut before = match scan(&self.dir) {
-            Ok(scan) => scan,
-            Err(error) => return (Err(error), None),
-        };
+    /// is atomic (a symlink swap) is seen whole.
+    fn read_stable(&mut self, look: Look) -> Reading {
+        let old = self.scan.take();
+        let (mut before, mut look) = look.scan(&self.dir, old)?;
         let mut readings = 0;
         loop {
-            let read = self.read_files(&before);
+            let read = self.read_files(&before, &look);
             readings += 1;
-            match scan(&self.dir) {
-                Err(error) => return (Err(error), None),
-                Ok(after) if after == before || readings == MAX_READINGS => {
-                    return (read.and_then(|()| self.merge(&before)), Some(before));
-                }
-                Ok(after) => before = after,
+            let other = match &look {
+                Look::At(paths) if before.is_still(&self.dir, paths) => None,
+                _ => Some(scan(&self.dir)?).filter(|after| *after != before),
+            };
+            if let Some(after) = other.filter(|_| readings < MAX_READINGS) {
+                (before, look) = (after, Look::Everywhere);
+                continue;
             }
+            let reading = read.and_then(|()| self.merge(&before));
+            self.scan = Some(before);
+            return reading;
         }
     }
 
-    /// Reads the files that changed.
-    fn read_files(&mut self, scan: &Scan) -> Result<(), ReadError> {
-        let mut old = std::mem::take(&mut self.files);
-        let mut total = 0;
-        for file in &scan.files {
-            let known = old.remove(&file.shown).filter(|known| known.file == *file);
-            let parsed = known.unwrap_or_else(|| Parsed { file: file.clone(), contents: parse(file) });
-            total += parsed.contents.as_ref().map_or(0, |contents| contents.bytes);
-            self.files.insert(file.shown.clone(), parsed);
-            if total > MAX_TOTAL_BYTES {
-                let text = format!("the directory exceeds {} MiB", MAX_TOTAL_BYTES >> 20);
-                let name = file.shown.to_string_lossy();
-                return Err(ReadError::Files(vec![file_error(&name, 0, &text, "split it over less")]));
+    /// Whether the directory is another one than was read last.
+    fn has_changed(&self) -> bool {
+        scan(&self.dir).ok() != self.scan
+    }
+
+    /// Reads the files that changed, and forgets those that are gone.
+    fn read_files(&mut self, scan: &Scan, look: &Look) -> Result<(), ReadError> {
+        let gone: Vec<PathBuf> = match look {
+            Look::Everywhere => self.files.keys().filter(|path| scan.file(path).is_none()).cloned().collect(),
+            Look::At(paths) => paths.iter().filter(|path| scan.file(path).is_none()).cloned().collect(),
+        };
+        gone.iter().for_each(|path| self.set(path, None));
+        let files: Vec<&File> = match look {
+            Look::Everywhere => scan.files.iter().collect(),
+            Look::At(paths) => paths.iter().filter_map(|path| scan.file(path)).collect(),
+        };
+        for file in files {
+            if self.files.get(&file.shown).is_some_and(|known| known.file == *file) {
+                continue;
             }
+            self.set(&file.shown, Some(Parsed { file: file.clone(), contents: parse(file) }));
+            if self.bytes > MAX_TOTAL_BYTES {
+                break;
+            }
+        }
+        if self.bytes > MAX_TOTAL_BYTES {
+            let name = self.dir.to_string_lossy();
+            let text = format!("the directory exceeds {} MiB", MAX_TOTAL_BYTES >> 20);
+            return Err(ReadError::Files(vec![file_error(&name, 0, &text, "split it over less")]));
         }
         Ok(())
     }
 
+    /// A file is like this now.
+    fn set(&mut self, path: &Path, now: Option<Parsed>) {
+        self.broken.remove(path);
+        self.faulty.remove(path);
+        match now.as_ref().map(|parsed| &parsed.contents) {
+            Some(Err(finding)) => drop(self.broken.insert(path.to_owned(), finding.clone())),
+            Some(Ok(contents)) if !contents.findings.is_empty() => {
+                self.faulty.insert(path.to_owned(), Arc::clone(contents));
+            }
+            _ => {}
+        }
+        self.bytes += now.as_ref().map_or(0, Parsed::bytes);
+        let old = match now {
+            Some(parsed) => self.files.insert(path.to_owned(), parsed),
+            None => self.files.remove(path),
+        };
+        self.bytes -= old.as_ref().map_or(0, Parsed::bytes);
+        self.stale.insert(path.to_owned());
+    }
+
     /// Makes one of all files; what did not change is not touched.
     fn merge(&mut self, scan: &Scan) -> Reading {
-        let mut broken = scan.faults.clone();
-        broken.extend(self.files.values().filter_map(|parsed| parsed.contents.as_ref().err()).cloned());
-        let good = || self.files.iter().filter_map(|(shown, one)| Some((shown, one.contents.as_ref().ok()?)));
-        let mut findings: Vec<_> = good().flat_map(|(_, contents)| &contents.findings).cloned().collect();
-        if !broken.is_empty() {
-            broken.append(&mut findings);
-            broken.sort();
-            return Err(ReadError::Files(broken));
+        let mut findings: Vec<_> = self.faulty.values().flat_map(|one| &one.findings).cloned().collect();
+        if !scan.faults.is_empty() || !self.broken.is_empty() {
+            findings.extend(scan.faults.iter().chain(self.broken.values()).cloned());
+            findings.sort();
+            return Err(ReadError::Files(findings));
         }
         let nothing = Objects::default();
-        let mut used = HashMap::with_capacity(self.files.len());
-        for (shown, contents) in good() {
-            let old = self.used.remove(shown);
-            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, contents)) {
-                let before = old.as_ref().map_or(&nothing, |old| &old.objects);
-                self.objects.exchange(before, &contents.objects);
-            }
-            used.insert(shown.clone(), Arc::clone(contents));
+        for path in std::mem::take(&mut self.stale) {
+            let new = self.files.get(&path).and_then(|one| one.contents.as_ref().ok()).cloned();
+            let old = match &new {
+                Some(new) => self.used.insert(path, Arc::clone(new)),
+                None => self.used.remove(&path),
+            };
+            let of = |one: &Option<Arc<Contents>>| one.as_ref().map(|one| one.objects.clone());
+            self.objects
+                .exchange(&of(&old).unwrap_or_else(|| nothing.clone()), &of(&new).unwrap_or_default());
         }
-        for gone in self.used.values() {
-            self.objects.exchange(&gone.objects, &nothing);
-        }
-        self.used = used;
         Ok((self.objects.clone(), findings))
     }
 }
@@ -196,98 +250,6 @@ fn contents(path: &Path, name: &str) -> Result<Vec<u8>, Finding> {
         return Err(file_error(name, 0, &text, "split it"));
     }
     Ok(text)
-}
-
-/// The files of a directory, and enough about each to tell whether it changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Scan {
-    /// The directory's own device and inode.
-    dir: (u64, u64),
-    /// By name.
-    files: Vec<File>,
-    /// Names that lead to no readable file.
-    faults: Vec<Finding>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct File {
-    /// As findings name it.
-    shown: PathBuf,
-    /// Without symlinks: a swap while we read cannot mix two versions.
-    real: PathBuf,
-    /// Device, inode, size, and times of last change.
-    stamp: [i128; 5],
-}
-
-fn scan(dir: &Path) -> Result<Scan, ReadError> {
-    let failed = |why| ReadError::Directory { dir: dir.to_owned(), why };
-    let metadata = fs::metadata(dir).map_err(failed)?;
-    let mut scanner = Scanner::default();
-    scanner.enter(dir).map_err(failed)?;
-    scanner.files.sort_by(|a, b| a.shown.cmp(&b.shown));
-    let mut seen = HashSet::new();
-    scanner.files.retain(|file| seen.insert(file.real.clone()));
-    scanner.faults.sort();
-    if scanner.files.len() > MAX_FILES {
-        let text = format!("has more than {MAX_FILES} manifests");
-        return Err(ReadError::Files(vec![file_error(&dir.to_string_lossy(), 0, &text, "join them")]));
-    }
-    Ok(Scan { dir: (metadata.dev(), metadata.ino()), files: scanner.files, faults: scanner.faults })
-}
-
-#[derive(Default)]
-struct Scanner {
-    files: Vec<File>,
-    faults: Vec<Finding>,
-    entered: HashSet<PathBuf>,
-}
-
-impl Scanner {
-    fn enter(&mut self, dir: &Path) -> io::Result<()> {
-        if !self.entered.insert(fs::canonicalize(dir)?) {
-            return Ok(());
-        }
-        for entry in fs::read_dir(dir)? {
-            if self.files.len() > MAX_FILES {
-                break;
-            }
-            let entry = entry?;
-            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-                self.look_at(entry.path(), entry.file_type()?.is_symlink());
-            }
-        }
-        Ok(())
-    }
-
-    fn look_at(&mut self, path: PathBuf, is_symlink: bool) {
-        let is_manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-        let outcome = match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() && is_symlink => self.enter(&path),
-            Ok(metadata) if metadata.is_dir() => Ok(()),
-            _ if !is_manifest => Ok(()),
-            Ok(metadata) if metadata.is_file() => self.add(&path, &metadata),
-            Ok(_) => Err(io::Error::other("is not a regular file")),
-            // Removed since the directory was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_symlink => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = outcome {
-            self.faults.push(file_error(&path.to_string_lossy(), 0, &format!("cannot be read: {error}"), ""));
-        }
-    }
-
-    fn add(&mut self, path: &Path, metadata: &fs::Metadata) -> io::Result<()> {
-        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-        let stamp = [
-            metadata.dev().into(),
-            metadata.ino().into(),
-            metadata.size().into(),
-            nanos(metadata.mtime(), metadata.mtime_nsec()),
-            nanos(metadata.ctime(), metadata.ctime_nsec()),
-        ];
-        self.files.push(File { shown: path.to_owned(), real: fs::canonicalize(path)?, stamp });
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -404,16 +366,41 @@ mod tests {
         write("a.yaml", &service("a"));
         write("b.yaml", &(service("b") + "---\n" + &service("c")));
         let mut directory = Directory::new(dir.path());
-        let first = directory.read().0.unwrap().0;
-        let unchanged = directory.read().0.unwrap().0.changes(&first);
+        let first = directory.read(Look::Everywhere).unwrap().0;
+        let unchanged = directory.read(Look::Everywhere).unwrap().0.changes(&first);
         assert!(unchanged.is_empty(), "{unchanged:?}");
         write("b.yaml", &(service("b") + "---\n" + &service("d")));
-        let second = directory.read().0.unwrap().0;
+        let second = directory.read(Look::Everywhere).unwrap().0;
         let changed = second.changes(&first).services;
         assert_eq!(changed.iter().map(ToString::to_string).collect::<Vec<_>>(), ["default/c", "default/d"]);
         fs::remove_file(dir.path().join("a.yaml")).unwrap();
-        let third = directory.read().0.unwrap().0.changes(&second).services;
+        let third = directory.read(Look::Everywhere).unwrap().0.changes(&second).services;
         assert_eq!(third.iter().map(ToString::to_string).collect::<Vec<_>>(), ["default/a"]);
+    }
+
+    #[test]
+    fn a_look_at_one_file_reads_that_one_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let at = |name: &str| Look::At([dir.path().join(name)].into());
+        write("a.yaml", &service("a"));
+        write("b.yaml", &service("b"));
+        let mut directory = Directory::new(dir.path());
+        let first = directory.read(Look::Everywhere).unwrap().0;
+        write("a.yaml", &service("a2"));
+        write("b.yaml", &service("b2"));
+        let changes = |new: &Objects, old: &Objects| -> Vec<String> {
+            new.changes(old).services.iter().map(ToString::to_string).collect()
+        };
+        let second = directory.read(at("a.yaml")).unwrap().0;
+        assert_eq!(changes(&second, &first), ["default/a", "default/a2"]);
+        assert!(directory.has_changed(), "somebody has to look at the other one");
+        write("a.yaml", "{");
+        assert!(matches!(directory.read(at("a.yaml")), Err(ReadError::Files(_))));
+        fs::remove_file(dir.path().join("a.yaml")).unwrap();
+        let third = directory.read(Look::Everywhere).unwrap().0;
+        assert_eq!(changes(&third, &second), ["default/a2", "default/b", "default/b2"]);
+        assert!(!directory.has_changed());
     }
 
     #[test]
@@ -423,12 +410,12 @@ mod tests {
         write("a.yaml", &service("a"));
         write("b.yaml", &service("b"));
         let mut directory = Directory::new(dir.path());
-        let first = directory.read().0.unwrap().0;
+        let first = directory.read(Look::Everywhere).unwrap().0;
         write("b.yaml", "{");
         write("a.yaml", &service("a2"));
-        assert!(matches!(directory.read().0, Err(ReadError::Files(_))));
+        assert!(matches!(directory.read(Look::Everywhere), Err(ReadError::Files(_))));
         write("b.yaml", &service("b2"));
-        let changed = directory.read().0.unwrap().0.changes(&first).services;
+        let changed = directory.read(Look::Everywhere).unwrap().0.changes(&first).services;
         let changed: Vec<_> = changed.iter().map(ToString::to_string).collect();
         assert_eq!(changed, ["default/a", "default/a2", "default/b", "default/b2"]);
     }

@@ -1,7 +1,7 @@
 //! Keeps a [`Snapshot`] up to date with a directory, on a thread of its own: inotify where it
 //! works, and a slow poll for what inotify does not see (targets of symlinks, remounts).
 
-use super::{Directory, ReadError, Reading, Scan, scan};
+use super::{Directory, Look, ReadError, Reading};
 use crate::source::{manifest::file_error, publisher::Publisher};
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -9,7 +9,7 @@ use notify::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -30,6 +30,10 @@ const QUIET: Duration = Duration::from_millis(20);
 const AT_MOST: Duration = Duration::from_millis(500);
 /// How often the directory is looked at without an event.
 const POLL: Duration = Duration::from_secs(2);
+/// A look at the whole directory, without an event, takes no more than one part in so many of a processor.
+const POLL_SHARE: u32 = 100;
+/// Changed files that are remembered one by one.
+const MAX_NOTICED: usize = 1000;
 /// The longest wait before a failed reading is tried again without a change.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
@@ -37,8 +41,6 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 pub struct Watch {
     directory: Directory,
     publisher: Publisher,
-    /// What the latest reading read.
-    seen: Option<Scan>,
     retry: Option<Retry>,
 }
 
@@ -54,9 +56,8 @@ impl Watch {
     /// what else is wrong is logged.
     pub fn open(dir: &Path, publisher: Publisher) -> Result<Self, ReadError> {
         let mut directory = Directory::new(dir);
-        let (reading, seen) = directory.read();
-        let (objects, findings) = reading?;
-        let mut watch = Self { directory, publisher, seen, retry: None };
+        let (objects, findings) = directory.read(Look::Everywhere)?;
+        let mut watch = Self { directory, publisher, retry: None };
         watch.publish(Ok((objects, findings)));
         Ok(watch)
     }
@@ -81,36 +82,42 @@ impl Watch {
         let mut inotify = Inotify::default();
         inotify.follow(&self.directory.dir, wake);
         // What changed since `open`.
-        let mut due = self.is_due();
+        let (mut due, mut pause) = self.poll();
         loop {
-            if due {
-                self.reload();
+            if let Some(look) = due {
+                self.reload(look);
             }
-            let woken = match signals.recv_timeout(POLL) {
+            let woken = match signals.recv_timeout(pause) {
                 Ok(()) => true,
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if woken {
-                settle(signals, wishes, &inotify.writers);
-            }
+            let wished = woken && settle(signals, wishes, &inotify.writers);
             if wishes.stop.load(Ordering::Relaxed) {
                 return;
             }
-            inotify.follow(&self.directory.dir, wake);
-            due = woken || self.is_due();
+            let same = inotify.follow(&self.directory.dir, wake);
+            // Whatever is noticed from here on wakes again.
+            let noticed = inotify.writers.take();
+            if woken {
+                let all = wished || !same || self.retry.is_some();
+                due = if all { Some(Look::Everywhere) } else { noticed };
+            } else {
+                (due, pause) = self.poll();
+            }
         }
     }
 
-    /// Without an event: did what is there change, or is a failed reading to be tried again?
-    fn is_due(&self) -> bool {
-        self.retry.is_some_and(|retry| retry.at <= Instant::now())
-            || scan(&self.directory.dir).ok() != self.seen
+    /// Without an event: did what is there change, or is a failed reading to be tried again? And when the
+    /// next such look is due.
+    fn poll(&self) -> (Option<Look>, Duration) {
+        let begun = Instant::now();
+        let due = self.retry.is_some_and(|retry| retry.at <= begun) || self.directory.has_changed();
+        (due.then_some(Look::Everywhere), POLL.max(begun.elapsed().saturating_mul(POLL_SHARE)).min(MAX_RETRY))
     }
 
-    fn reload(&mut self) {
-        let (reading, scan) = self.directory.read();
-        self.seen = scan;
+    fn reload(&mut self, look: Look) {
+        let reading = self.directory.read(look);
         self.publish(reading);
     }
 
@@ -182,26 +189,66 @@ impl Drop for Watching {
 }
 
 /// Waits until no more signals come and every file is written to its end, but not for ever, and not
-/// against a wish.
-fn settle(signals: &Receiver<()>, wishes: &Wishes, writers: &Writers) {
+/// against a wish; whether there was one.
+fn settle(signals: &Receiver<()>, wishes: &Wishes, writers: &Writers) -> bool {
     let begun = Instant::now();
-    while !wishes.any()
-        && let Some(left) = AT_MOST.checked_sub(begun.elapsed())
-        && (signals.recv_timeout(QUIET.min(left)).is_ok() || writers.any())
-    {}
+    loop {
+        if wishes.any() {
+            return true;
+        }
+        let Some(left) = AT_MOST.checked_sub(begun.elapsed()) else { return false };
+        if signals.recv_timeout(QUIET.min(left)).is_err() && !writers.any() {
+            return false;
+        }
+    }
 }
 
-/// Files that somebody has written to and not closed since.
+/// What was noticed about files.
 #[derive(Clone, Default)]
-struct Writers(Arc<Mutex<HashSet<PathBuf>>>);
+struct Writers(Arc<Mutex<Noticed>>);
+
+#[derive(Default)]
+struct Noticed {
+    /// Somebody has written to them and not closed them since.
+    open: HashSet<PathBuf>,
+    /// Their directory entries or contents are others since these were taken.
+    changed: BTreeSet<PathBuf>,
+    /// Some notices are lost, or there were too many.
+    lost: bool,
+}
 
 impl Writers {
     fn any(&self) -> bool {
-        !self.0.lock().is_empty()
+        !self.0.lock().open.is_empty()
+    }
+
+    /// Where something has changed since this was last called; `None` where nothing is known to have.
+    fn take(&self) -> Option<Look> {
+        let mut noticed = self.0.lock();
+        let (changed, lost) = (std::mem::take(&mut noticed.changed), std::mem::take(&mut noticed.lost));
+        match (lost, changed.is_empty()) {
+            (true, _) => Some(Look::Everywhere),
+            (false, false) => Some(Look::At(changed)),
+            (false, true) => None,
+        }
+    }
+
+    fn lose(&self) {
+        self.0.lock().lost = true;
+    }
+
+    fn note_change(&self, event: &Event) {
+        let mut noticed = self.0.lock();
+        noticed.lost |= event.need_rescan() || event.paths.is_empty();
+        noticed.changed.extend(event.paths.iter().cloned());
+        if noticed.changed.len() > MAX_NOTICED {
+            noticed.changed.clear();
+            noticed.lost = true;
+        }
     }
 
     fn note(&self, event: &Event) {
-        let mut open = self.0.lock();
+        let open = &mut self.0.lock().open;
         match event.kind {
             EventKind::Modify(ModifyKind::Data(_)) => open.extend(event.paths.iter().cloned()),
             EventKind::Access(AccessKind::Close(AccessMode::Write))
@@ -223,14 +270,15 @@ struct Inotify {
 }
 
 impl Inotify {
-    fn follow(&mut self, dir: &Path, wake: &SyncSender<()>) {
+    /// False if it was not followed until now: what has changed there is not known.
+    fn follow(&mut self, dir: &Path, wake: &SyncSender<()>) -> bool {
         let Ok(metadata) = fs::metadata(dir) else {
             self.attached = None;
-            return;
+            return false;
         };
         let inode = (metadata.dev(), metadata.ino());
         if self.attached.as_ref().is_some_and(|(attached, _)| *attached == inode) {
-            return;
+            return true;
         }
         self.writers = Writers::default();
         match attach(dir, wake.clone(), self.writers.clone()) {
@@ -247,15 +295,26 @@ impl Inotify {
                 }
             }
         }
+        false
     }
 }
 
 fn attach(dir: &Path, wake: SyncSender<()>, writers: Writers) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        let changed = event.map_or(true, |event| {
-            writers.note(&event);
-            is_change(event.kind)
-        });
+        let changed = match event {
+            Ok(event) => {
+                writers.note(&event);
+                let changed = is_change(event.kind) || event.need_rescan();
+                if changed {
+                    writers.note_change(&event);
+                }
+                changed
+            }
+            Err(_) => {
+                writers.lose();
+                true
+            }
+        };
         if changed {
             // Full: the watch has yet to see the previous one, and reads after it.
             let _ = wake.try_send(());
