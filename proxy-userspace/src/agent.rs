@@ -144,7 +144,6 @@ fn build_options(config: &Config, listeners: &[SocketAddr]) -> anyhow::Result<Bu
         timeouts: Timeouts::from(config.timeouts),
         node_addresses: node_addresses.into_iter().collect(),
         zone: config.zone.clone(),
-        names: Arc::default(),
         policies: Arc::default(),
         node_name: config.node_name.clone(),
         ingress_http_port: config.ingress_http_port,

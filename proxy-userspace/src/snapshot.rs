@@ -87,8 +87,6 @@ pub struct BuildOptions {
     pub node_addresses: Vec<IpAddr>,
     /// This node's zone, for which endpoints may be meant.
     pub zone: Option<String>,
-    /// Names that many objects have, kept once.
-    pub names: Arc<Names>,
     /// Ids of policies, which stay the same from one reading to the next.
     pub policies: Arc<Register>,
     /// This node's name, where it is known: endpoints on it carry it.
@@ -110,7 +108,6 @@ impl Default for BuildOptions {
             policies: Arc::default(),
             node_name: None,
             zone: None,
-            names: Arc::default(),
             ingress_http_port: 80,
             ingress_https_port: 443,
             keyring: Arc::default(),
@@ -233,30 +230,6 @@ impl Scope {
             Self::Cluster => endpoint.near,
             Self::Node => endpoint.local,
         }
-    }
-}
-
-/// Names of which many objects have the same: each is kept once.
-#[derive(Debug, Default)]
-pub struct Names(parking_lot::Mutex<std::collections::HashSet<Arc<str>>>);
-
-impl Names {
-    /// How many are kept; nodes come and go, and those that are gone are forgotten beyond it.
-    const MANY: usize = 16_384;
-
-    /// The one copy of a name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Arc<str> {
-        let mut names = self.0.lock();
-        if let Some(known) = names.get(name) {
-            return Arc::clone(known);
-        }
-        if names.len() >= Self::MANY {
-            names.clear();
-        }
-        let name: Arc<str> = name.into();
-        names.insert(Arc::clone(&name));
-        name
     }
 }
 

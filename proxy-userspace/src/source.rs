@@ -7,10 +7,12 @@ pub mod finding;
 pub mod freshness;
 pub mod gateway;
 pub mod kubernetes;
-mod lean;
+pub mod lean;
 mod manifest;
+pub(crate) mod names;
 mod node;
 pub(crate) mod origin;
+pub mod packed;
 pub mod publisher;
 pub mod secret;
 pub mod store;
@@ -21,12 +23,13 @@ use gateway::{Gateway, GatewayClass, HttpRoute, ReferenceGrant};
 use k8s_openapi::{
     Metadata, Resource,
     api::{
-        core::v1::{Namespace, Pod, Service},
-        discovery::v1::EndpointSlice,
+        core::v1::{Namespace, Service},
         networking::v1::{Ingress, IngressClass, NetworkPolicy},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
+use lean::{EndpointSlice, Pod};
+use packed::Packed;
 use secret::Secret;
 use std::sync::Arc;
 use store::{Key, Store};
@@ -62,7 +65,7 @@ macro_rules! kinds {
 
             /// Removes whatever has this kind and name.
             pub(crate) fn forget(&mut self, kind: &str, key: &Key) {
-                $(if kind == <$ty as Resource>::KIND {
+                $(if kind == <$ty as Object>::KIND_NAME {
                     self.$field.forget(key);
                 })*
             }
@@ -86,7 +89,7 @@ macro_rules! kinds {
 
 kinds! {
     /// Services.
-    services: Service,
+    services: Packed<Service>,
     /// EndpointSlices.
     slices: EndpointSlice,
     /// Pods: what policies select.
@@ -94,7 +97,7 @@ kinds! {
     /// Namespaces: policies select them by their labels.
     namespaces: Namespace,
     /// Policies of Kubernetes itself.
-    network_policies: NetworkPolicy,
+    network_policies: Packed<NetworkPolicy>,
     /// Cilium's, of one namespace.
     policies: CiliumNetworkPolicy,
     /// Cilium's, of all namespaces.
@@ -127,6 +130,23 @@ pub(crate) fn namespace_of<'a>(kind: &str, said: Option<&'a str>) -> &'a str {
     said.filter(|said| !said.is_empty()).unwrap_or("default")
 }
 
+/// What every kind of object has.
+pub trait Object {
+    /// Its kind, as the API calls it.
+    const KIND_NAME: &'static str;
+
+    /// When it was made, as far as it says.
+    fn created(&self) -> Option<&Time>;
+}
+
+impl<T: Resource + Metadata<Ty = ObjectMeta>> Object for T {
+    const KIND_NAME: &'static str = T::KIND;
+
+    fn created(&self) -> Option<&Time> {
+        self.metadata().creation_timestamp.as_ref()
+    }
+}
+
 /// An object, and where a finding about it points.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sourced<T> {
@@ -149,7 +169,7 @@ pub struct Lines {
     pub object: u32,
     /// Fields of `spec` (or of the object, if it has none), and annotations, by key. Of a policy,
     /// everything below `spec`, by its way there: `ingress[0].toPorts`.
-    pub fields: Vec<(Box<str>, u32)>,
+    pub fields: Vec<(Arc<str>, u32)>,
     /// Items of `ports`.
     pub ports: Vec<u32>,
     /// Items of `endpoints`.
@@ -185,11 +205,13 @@ impl<T: Resource + Metadata<Ty = ObjectMeta>> Sourced<T> {
         let namespace = namespace_of(T::KIND, metadata.namespace.as_deref()).to_owned();
         Some(Self { namespace, name, object, file, lines })
     }
+}
 
+impl<T: Object> Sourced<T> {
     /// `Kind namespace/name`, or `Kind name`, as findings name it.
     #[must_use]
     pub fn label(&self) -> String {
-        label(T::KIND, &self.namespace, &self.name)
+        label(T::KIND_NAME, &self.namespace, &self.name)
     }
 
     /// A finding about this object.
@@ -218,6 +240,12 @@ fn label(kind: &str, namespace: &str, name: &str) -> String {
 }
 
 impl<T> Sourced<T> {
+    /// The same, with something else of the object.
+    pub(crate) fn map<U>(self, of: impl FnOnce(T) -> U) -> Sourced<U> {
+        let Self { object, namespace, name, file, lines } = self;
+        Sourced { object: of(object), namespace, name, file, lines }
+    }
+
     /// What a [`Store`] has it under.
     #[must_use]
     pub fn key(&self) -> Key {
@@ -225,12 +253,12 @@ impl<T> Sourced<T> {
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> Sourced<T> {
+impl<T: Object> Sourced<T> {
     /// Orders objects by what decides between two claims: known age first, then names, then (for
     /// two objects of one name) where they stand.
     #[must_use]
     pub fn seniority(&self) -> (bool, Option<&Time>, &str, &str, &str, u32) {
-        let created = self.object.metadata().creation_timestamp.as_ref();
+        let created = self.object.created();
         (created.is_none(), created, &self.namespace, &self.name, &self.file, self.lines.object)
     }
 }

@@ -132,7 +132,7 @@ pub(crate) fn access_of(cluster: &mut Cluster, register: &Arc<Register>) -> Acce
         let subject = Selector::of_pods(&subject).unwrap();
         let (name_of, audit) = (Arc::clone(&policy.name), false);
         let part = AccessPolicy { name: name_of, subject, ingress: Some(ingress), egress: None, audit };
-        builder.set_policy(&name, vec![part]);
+        builder.set_policy(&name, vec![Arc::new(part)]);
         builder.set_pod(PodFacts { name, labels, ..PodFacts::default() });
     }
     builder.build(register)

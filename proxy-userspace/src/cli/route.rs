@@ -21,8 +21,6 @@ use std::{
 
 /// What was asked could not be understood.
 const BAD_INPUT: u8 = 2;
-/// The label that ties a slice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// `weir route test` and `weir route explain`.
 pub fn route(command: &RouteCommand) -> anyhow::Result<ExitCode> {
@@ -194,9 +192,8 @@ impl World {
     fn of(objects: &Objects, ingress_http_port: u16) -> Self {
         let options = BuildOptions { ingress_http_port, ..BuildOptions::default() };
         let (snapshot, _) = snapshot::build(objects, &options, 1);
-        let service = |labels: &std::collections::BTreeMap<String, String>| labels.get(SERVICE_NAME).cloned();
         let sliced = objects.slices.iter().filter_map(|slice| {
-            let service = slice.object.metadata.labels.as_ref().and_then(service)?;
+            let service = slice.object.service.as_ref()?;
             Some(format!("{}/{service}:", slice.namespace))
         });
         Self { snapshot, sliced: sliced.collect() }

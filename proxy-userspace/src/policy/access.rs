@@ -17,6 +17,7 @@ mod rules;
 mod selector;
 mod set;
 
+pub(crate) use builder::News;
 pub use builder::{AccessBuilder, PodFacts};
 pub use class::Class;
 pub use net::Net;
@@ -122,6 +123,8 @@ pub struct Access {
     by_uid: Sharded<Arc<str>, Arc<PodState>>,
     addresses: Sharded<IpAddr, Holder>,
     sets: Sharded<u32, Arc<PolicySet>>,
+    /// Those of them that have HTTP rules.
+    http_sets: Sharded<u32, Arc<PolicySet>>,
     /// Of addresses that nobody here has.
     nets: Arc<NetTable<Arc<Class>>>,
     /// Of nodes at an address that is not known: this one and others.
@@ -225,9 +228,19 @@ impl Access {
         self.sets.iter().map(|(_, set)| set)
     }
 
+    /// Those of them that have HTTP rules.
+    pub(crate) fn http_sets(&self) -> impl Iterator<Item = &Arc<PolicySet>> {
+        self.http_sets.values()
+    }
+
+    /// One of those.
+    pub(crate) fn http_set(&self, id: u32) -> Option<&Arc<PolicySet>> {
+        self.http_sets.get(&id)
+    }
+
     /// Every HTTP policy that was made of the sets in force.
     pub(crate) fn http_policies(&self) -> impl Iterator<Item = Arc<EndpointPolicy>> {
-        self.sets().filter(|set| set.has_http()).flat_map(|set| set.policies())
+        self.http_sets().flat_map(|set| set.policies())
     }
 
     /// The class of every address: that of the longest prefix which holds it. Pods and nodes have a prefix

@@ -19,18 +19,15 @@ use super::{
     told::{About, Told},
 };
 use crate::source::{
-    Changes, Objects, Sourced,
+    Changes, Object, Objects, Sourced,
     finding::{Finding, Severity},
+    lean::EndpointSlice,
     store::{Key, Store},
 };
-use k8s_openapi::{
-    Metadata, Resource,
-    api::{core::v1, discovery::v1::EndpointSlice},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::core::v1;
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -114,14 +111,15 @@ impl Builder {
     pub fn apply(&mut self, objects: &Objects) -> usize {
         let changes = objects.changes(&self.objects);
         let old = std::mem::replace(&mut self.objects, objects.clone());
-        let mut dirty = BTreeSet::new();
+        let (mut dirty, mut moved) = (BTreeSet::new(), BTreeSet::new());
         for key in &changes.slices {
-            self.change_slice(key, &old.slices, &mut dirty);
+            self.change_slice(key, &old.slices, &mut dirty, &mut moved);
         }
         dirty.extend(changes.services.iter().cloned());
         for key in &changes.services {
-            let service = objects.services.get(key).map(|service| &**service);
-            self.datagrams.change(key, service, &mut self.snapshot.datagram_services);
+            // What is wrong with it is told where it is served.
+            let service = objects.services.get(key).and_then(|one| one.opened(&mut Vec::new()));
+            self.datagrams.change(key, service.as_ref(), &mut self.snapshot.datagram_services);
         }
         let mut affected = dirty.clone();
         for key in &dirty {
@@ -148,8 +146,8 @@ impl Builder {
         touched.into_iter().for_each(|endpoint| self.lead(endpoint));
         self.route(objects, &changes);
         if !changes.is_empty() {
-            let findings = self.policies.lint(&self.snapshot.access, &self.objects, &self.places);
-            self.told.set(About::Whole("policies"), findings);
+            let findings = self.policies.lint(&self.snapshot.access, &self.objects, &self.places, &moved);
+            findings.into_iter().for_each(|(about, findings)| self.told.set(about, findings));
         }
         changes.len()
     }
@@ -206,8 +204,16 @@ impl Builder {
         reached
     }
 
-    /// A slice is new, different or gone.
-    fn change_slice(&mut self, key: &Key, old: &Store<EndpointSlice>, dirty: &mut BTreeSet<Key>) {
+    /// A slice is new, different or gone. `moved` are addresses that only one of the two has.
+    fn change_slice(
+        &mut self,
+        key: &Key,
+        old: &Store<EndpointSlice>,
+        dirty: &mut BTreeSet<Key>,
+        moved: &mut BTreeSet<IpAddr>,
+    ) {
+        let ips = |slice: &Slice<'_>| slice.endpoints.iter().map(|one| one.addr.ip()).collect();
+        let (mut before, mut after) = (BTreeSet::new(), BTreeSet::new());
         if let Some(old) = old.get(key) {
             if let Some(service) = slice::service_of(old) {
                 let left = self.slices.get_mut(&service).map(|slices| {
@@ -220,6 +226,7 @@ impl Builder {
                 dirty.insert(service);
             }
             if let Some(slice) = slice::read(old, &self.options, &mut Vec::new()) {
+                before = ips(&slice);
                 self.places.remove(&slice, &mut self.snapshot.workload_by_ip);
             }
         }
@@ -230,9 +237,11 @@ impl Builder {
                 dirty.insert(service);
             }
             if let Some(slice) = slice::read(new, &self.options, &mut findings) {
+                after = ips(&slice);
                 self.places.add(&slice, &mut self.snapshot.workload_by_ip);
             }
         }
+        moved.extend(before.symmetric_difference(&after));
         self.told.set(About::Slice(key.clone()), findings);
     }
 
@@ -244,6 +253,8 @@ impl Builder {
             self.claims.withdraw(what, key, affected);
         }
         let Some(source) = self.objects.services.get(key) else { return };
+        // What is wrong with it is told where it is served.
+        let Some(source) = &source.opened(&mut Vec::new()) else { return };
         let Some(service) = service::read(source, &self.options, &mut Vec::new()) else { return };
         let claimant = Arc::new(Claimant::new(source));
         let mut claimed = Vec::new();
@@ -299,6 +310,7 @@ impl Builder {
     /// The clusters of a Service. One that is the same as before is the old one.
     fn clusters(&self, key: &Key, findings: &mut Vec<Finding>) -> Vec<Arc<Cluster>> {
         let Some(source) = self.objects.services.get(key) else { return Vec::new() };
+        let Some(source) = &source.opened(findings) else { return Vec::new() };
         let Some(service) = service::read(source, &self.options, findings) else { return Vec::new() };
         let slices = self.slices_of(key);
         let mut clusters = Vec::with_capacity(service.ports.len());
@@ -333,7 +345,7 @@ impl Builder {
     /// Leads an endpoint's own address to the first cluster, by name, that is steered there.
     fn lead(&mut self, endpoint: SocketAddr) {
         let http = self.options.http_ports.contains(&endpoint.port());
-        let services = self.places.services(endpoint.ip()).iter();
+        let services = self.places.services(endpoint.ip());
         let clusters = services.filter_map(|key| self.services.get(key)).flat_map(|served| &served.clusters);
         let first = clusters
             .filter(|cluster| (http || cluster.lane == Lane::Steer) && cluster.has(&endpoint))
@@ -353,11 +365,11 @@ impl Builder {
 
     fn tell_duplicates(&mut self, changes: &Changes) {
         for key in &changes.services {
-            let about = About::Twice(v1::Service::KIND, key.clone());
+            let about = About::Twice(v1::Service::KIND_NAME, key.clone());
             self.told.set(about, duplicates(&self.objects.services, key));
         }
         for key in &changes.slices {
-            let about = About::Twice(EndpointSlice::KIND, key.clone());
+            let about = About::Twice(EndpointSlice::KIND_NAME, key.clone());
             self.told.set(about, duplicates(&self.objects.slices, key));
         }
     }
@@ -394,7 +406,7 @@ fn has(
 /// Oldest first. Younger ones of the same namespace and name are errors.
 pub(super) fn distinct<'a, T>(objects: &'a Store<T>, findings: &mut Vec<Finding>) -> Vec<&'a Sourced<T>>
 where
-    T: Resource + Metadata<Ty = ObjectMeta>,
+    T: Object,
 {
     let mut sorted: Vec<_> = objects.iter().collect();
     sorted.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
@@ -405,13 +417,13 @@ where
 /// Younger objects of this name are errors.
 pub(super) fn duplicates<T>(objects: &Store<T>, key: &Key) -> Vec<Finding>
 where
-    T: Resource + Metadata<Ty = ObjectMeta>,
+    T: Object,
 {
     objects.others(key).iter().map(|object| twice(objects, object)).collect()
 }
 
 /// That an object of this name is there already.
-fn twice<T: Resource + Metadata<Ty = ObjectMeta>>(objects: &Store<T>, object: &Sourced<T>) -> Finding {
+fn twice<T: Object>(objects: &Store<T>, object: &Sourced<T>) -> Finding {
     let place = objects.get(&object.key()).map(|used| format!("{}:{}", used.file, used.lines.object));
     let text = format!("is there twice; the one at {} is used", place.unwrap_or_default());
     object.finding(Severity::Error, object.lines.object, text, "remove one")

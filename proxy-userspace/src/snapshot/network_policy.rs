@@ -9,6 +9,7 @@ use crate::{
     source::{
         Sourced,
         finding::{Finding, Severity, quoted},
+        packed::Packed,
     },
 };
 use k8s_openapi::{
@@ -18,7 +19,11 @@ use k8s_openapi::{
 use std::sync::Arc;
 
 /// Reads a policy; `None` where something is wrong with it.
-pub(super) fn read(source: &Sourced<NetworkPolicy>, findings: &mut Vec<Finding>) -> Option<AccessPolicy> {
+pub(super) fn read(
+    source: &Sourced<Packed<NetworkPolicy>>,
+    findings: &mut Vec<Finding>,
+) -> Option<AccessPolicy> {
+    let source = &source.opened(findings)?;
     let mut reader = Reader { source, faults: Vec::new() };
     let policy = reader.policy(findings);
     let faults = reader.faults;

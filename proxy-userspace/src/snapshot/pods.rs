@@ -3,9 +3,9 @@
 use super::party::addresses;
 use crate::{
     identity::{PodIdentity, PodIndex},
-    source::{Sourced, store::Key},
+    source::{Sourced, lean::Pod, store::Key},
 };
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 /// Who has which address. Of two pods that claim one it is the newer one's, unless that one is being
@@ -37,7 +37,7 @@ impl Holders {
             }
             index.remove(&old.key);
         }
-        if let Some(source) = new.filter(|source| !has_ended(&source.object)) {
+        if let Some(source) = new.filter(|source| !source.object.ended) {
             let pod = Arc::new(identity(source));
             index.set(&pod);
             for ip in pod.addresses.iter().filter(|_| !pod.host_network) {
@@ -60,10 +60,9 @@ impl Holders {
 
 impl Holder {
     fn of(source: &Sourced<Pod>, key: &Arc<str>) -> Self {
-        let metadata = &source.object.metadata;
-        let created = metadata.creation_timestamp.clone();
+        let created = source.object.created.clone();
         Self {
-            stays: metadata.deletion_timestamp.is_none(),
+            stays: !source.object.leaving,
             age: (created.is_none(), created),
             namespace: source.namespace.clone(),
             key: Arc::clone(key),
@@ -71,21 +70,15 @@ impl Holder {
     }
 }
 
-/// Its processes are gone, and its address may be somebody else's.
-pub(super) fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
 fn identity(source: &Sourced<Pod>) -> PodIdentity {
-    let (pod, spec) = (&source.object, source.object.spec.as_ref());
+    let pod = &source.object;
     PodIdentity {
         key: format!("{}/{}", source.namespace, source.name).into(),
-        uid: pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Arc::from),
+        uid: pod.uid.clone(),
         // What is wrong with an address is told where policies read it.
         addresses: addresses(source, &mut Vec::new()),
-        node: spec.and_then(|spec| spec.node_name.as_deref()).map(Arc::from),
-        host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+        node: pod.node.clone(),
+        host_network: pod.on_host,
     }
 }
 

@@ -14,21 +14,20 @@ use crate::{
     policy::{
         Allows, EndpointPolicy, Register, Rule,
         access::{
-            Access, AccessBuilder, AccessPolicy, Action, Direction, Entity, Labels, Peer, PolicySet, Side,
-            Transport,
+            Access, AccessBuilder, AccessPolicy, AccessRule, Action, Direction, Entity, Labels, Peer,
+            PolicySet, Side, Transport,
         },
     },
     source::{
-        Changes, Objects, Sourced,
+        Changes, Object, Objects, Sourced,
         finding::Finding,
+        lean::Pod,
+        packed::Packed,
         store::{Key, Store},
     },
 };
-use k8s_openapi::{
-    Metadata, Resource,
-    api::core::v1::{Namespace, Pod},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use lint::Lint;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -62,13 +61,19 @@ pub(super) struct Policies {
     access: AccessBuilder,
     /// Where each policy in force is, by kind and key.
     read: BTreeMap<String, Place>,
+    /// Where a rule of a name may be written: keys of `read`.
+    places_of: HashMap<Arc<str>, BTreeSet<String>>,
     /// Addresses of pods' nodes, by pod, and how many pods are at each.
     nodes: HashMap<Key, Vec<IpAddr>>,
     node_uses: BTreeMap<IpAddr, usize>,
-    /// Some policy names Services: they have been told to `access`.
+    /// How many policies name Services.
+    naming_services: usize,
+    /// Some does: Services have been told to `access`.
     knows_services: bool,
     /// Sets of egress that have HTTP rules.
     http_egress: Vec<Arc<PolicySet>>,
+    /// What is known of what policies do not do.
+    lint: Lint,
 }
 
 /// Where a policy is written, and what it says.
@@ -78,7 +83,7 @@ struct Place {
     file: Arc<str>,
     /// Of the selector.
     line: u32,
-    parts: Vec<AccessPolicy>,
+    parts: Vec<Arc<AccessPolicy>>,
 }
 
 impl Policies {
@@ -136,7 +141,7 @@ impl Policies {
                 Some(facts) => self.access.set_pod(facts),
                 None => self.access.remove_pod(key.as_str()),
             }
-            findings.push((About::Object(Pod::KIND, key.clone()), found));
+            findings.push((About::Object(Pod::KIND_NAME, key.clone()), found));
             let new = source.map(|source| party::node_addresses(&source.object)).unwrap_or_default();
             nodes_changed |= self.count_nodes(key, new);
         }
@@ -180,7 +185,7 @@ impl Policies {
     }
 
     /// A policy that is new, different or gone.
-    fn policy<T: Resource + Metadata<Ty = ObjectMeta>>(
+    fn policy<T: Object>(
         &mut self,
         objects: &Store<T>,
         key: &Key,
@@ -189,28 +194,58 @@ impl Policies {
         read: impl FnOnce(&Sourced<T>, &mut Vec<Finding>) -> Option<Vec<AccessPolicy>>,
     ) {
         let mut found = duplicates(objects, key);
-        let name = format!("{} {key}", T::KIND);
+        let name = format!("{} {key}", T::KIND_NAME);
         let place = objects.get(key).and_then(|source| {
             let parts = read(source, &mut found)?;
             let line = source.lines.field(selector);
+            let parts = parts.into_iter().map(Arc::new).collect();
             Some(Place { label: source.label(), file: Arc::clone(&source.file), line, parts })
         });
-        findings.push((About::Object(T::KIND, key.clone()), found));
+        findings.push((About::Object(T::KIND_NAME, key.clone()), found));
         self.access.set_policy(&name, place.as_ref().map_or_else(Vec::new, |place| place.parts.clone()));
-        match place {
-            Some(place) => drop(self.read.insert(name, place)),
-            None => drop(self.read.remove(&name)),
+        self.place(name, place);
+    }
+
+    /// A policy is written here now; `None` where it is gone.
+    fn place(&mut self, key: String, place: Option<Place>) {
+        if let Some(old) = self.read.remove(&key) {
+            let same = |new: &Place| new.parts == old.parts && new.file != old.file;
+            self.lint.again |= place.as_ref().is_some_and(same);
+            self.naming_services -= usize::from(old.names_services());
+            for rule in old.rules() {
+                if let Some(keys) = self.places_of.get_mut(&rule.name) {
+                    keys.remove(&key);
+                    if keys.is_empty() {
+                        self.places_of.remove(&rule.name);
+                    }
+                }
+            }
+        }
+        if let Some(place) = place {
+            self.naming_services += usize::from(place.names_services());
+            for rule in place.rules() {
+                self.places_of.entry(Arc::clone(&rule.name)).or_default().insert(key.clone());
+            }
+            self.read.insert(key, place);
         }
     }
 
     /// Tells of Services, where some policy names any.
     fn services(&mut self, news: &News<'_>) {
-        let wanted = self.read.values().flat_map(|place| &place.parts).any(names_services);
+        let wanted = self.naming_services > 0;
         let known = std::mem::replace(&mut self.knows_services, wanted);
         let tell = |access: &mut AccessBuilder, key: &Key| {
-            let labels = |source: &Arc<Sourced<k8s_openapi::api::core::v1::Service>>| Labels {
+            let labels = |source: &Arc<Sourced<Packed<Service>>>| Labels {
                 namespace: key.namespace().into(),
-                own: source.object.metadata.labels.clone().unwrap_or_default(),
+                // What is wrong with it is told where it is served.
+                own: source
+                    .object
+                    .open()
+                    .ok()
+                    .and_then(|one| one.metadata.labels)
+                    .into_iter()
+                    .flatten()
+                    .collect(),
                 service_account: Arc::default(),
             };
             let service = news.objects.services.get(key).filter(|_| wanted);
@@ -235,7 +270,7 @@ impl Policies {
     /// Whose endpoints have other policies than before.
     fn reached(&mut self, access: &Access) -> Reached {
         let other_egress = self.access.has_other_sets() && {
-            let http = access.sets().filter(|set| set.direction == Direction::Egress && set.has_http());
+            let http = access.http_sets().filter(|set| set.direction == Direction::Egress);
             let mut http: Vec<_> = http.cloned().collect();
             http.sort_by_key(|set| set.id);
             let differs = !http.iter().map(|set| set.id).eq(self.http_egress.iter().map(|set| set.id));
@@ -285,9 +320,16 @@ fn rule_names(access: &Access) -> crate::sharded::Sharded<u32, Arc<str>> {
     rules.map(|rule| (rule.id, Arc::clone(&rule.name))).collect()
 }
 
-fn names_services(policy: &AccessPolicy) -> bool {
-    let rules = policy.ingress.iter().chain(&policy.egress).flat_map(|rules| &rules.rules);
-    rules.flat_map(|rule| &rule.peers).any(|peer| {
-        matches!(peer, Peer::Service { .. } | Peer::Services { .. } | Peer::Entity(Entity::ApiServer))
-    })
+impl Place {
+    fn names_services(&self) -> bool {
+        self.rules().flat_map(|rule| &rule.peers).any(|peer| {
+            matches!(peer, Peer::Service { .. } | Peer::Services { .. } | Peer::Entity(Entity::ApiServer))
+        })
+    }
+
+    /// Its rules of both directions.
+    fn rules(&self) -> impl Iterator<Item = &Arc<AccessRule>> {
+        let directions = self.parts.iter().flat_map(|part| part.ingress.iter().chain(&part.egress));
+        directions.flat_map(|one| &one.rules)
+    }
 }

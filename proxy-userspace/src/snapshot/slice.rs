@@ -4,13 +4,10 @@ use super::{BuildOptions, Endpoint};
 use crate::source::{
     Sourced,
     finding::{Finding, Severity, quoted},
+    lean::{self, Addresses, EndpointSlice},
     store::Key,
 };
-use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointSlice};
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, SocketAddr};
 
 /// The label that ties a slice to its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -46,11 +43,11 @@ pub(super) enum Hint {
 }
 
 impl Hint {
-    fn of(endpoint: &v1::Endpoint, zone: Option<&str>) -> Self {
-        let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    fn of(endpoint: &lean::Endpoint, zone: Option<&str>) -> Self {
+        let zones = &endpoint.zones;
         match zone {
             _ if zones.is_empty() => Self::Nothing,
-            Some(zone) if zones.iter().any(|one| one.name == zone) => Self::Here,
+            Some(zone) if zones.iter().any(|one| **one == *zone) => Self::Here,
             _ => Self::Elsewhere,
         }
     }
@@ -58,8 +55,7 @@ impl Hint {
 
 /// The Service that a slice belongs to, whatever else is wrong with it.
 pub(super) fn service_of(source: &Sourced<EndpointSlice>) -> Option<Key> {
-    let name = source.object.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    (!name.is_empty()).then(|| Key::new(&source.namespace, name))
+    Some(Key::new(&source.namespace, source.object.service.as_deref()?))
 }
 
 /// One TCP port of a slice.
@@ -77,7 +73,7 @@ pub(super) fn read<'a>(
     findings: &mut Vec<Finding>,
 ) -> Option<Slice<'a>> {
     let line = source.lines.field("addressType");
-    let ipv4 = match source.object.address_type.as_str() {
+    let ipv4 = match &*source.object.address_type {
         "IPv4" => true,
         "IPv6" => false,
         "FQDN" => {
@@ -90,9 +86,7 @@ pub(super) fn read<'a>(
             return None;
         }
     };
-    let labels = source.object.metadata.labels.as_ref();
-    let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|name| !name.is_empty())
-    else {
+    let Some(service) = source.object.service.as_deref() else {
         let text = format!("label {SERVICE_NAME} is missing: no Service uses it");
         let fix = format!("set metadata.labels.{SERVICE_NAME} to the Service's name");
         findings.push(source.finding(Severity::Warning, source.lines.object, text, fix));
@@ -112,16 +106,16 @@ pub(super) fn read<'a>(
 
 fn ports<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) -> Vec<SlicePort<'a>> {
     let mut ports: Vec<SlicePort<'a>> = Vec::new();
-    for (index, port) in source.object.ports.iter().flatten().enumerate() {
+    for (index, port) in source.object.ports.iter().enumerate() {
         let line = source.lines.port(index);
-        let name = port.name.as_deref().unwrap_or_default();
+        let name = &*port.name;
         if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
             continue;
         }
         let Some(number) =
-            port.port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
+            port.number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
         else {
-            let text = match port.port {
+            let text = match port.number {
                 Some(number) => format!("port {number} is not a port number"),
                 None => "a port without a number is not served".to_owned(),
             };
@@ -141,50 +135,47 @@ fn ports<'a>(source: &'a Sourced<EndpointSlice>, findings: &mut Vec<Finding>) ->
 fn read_endpoint(
     source: &Sourced<EndpointSlice>,
     index: usize,
-    endpoint: &v1::Endpoint,
+    endpoint: &lean::Endpoint,
     ipv4: bool,
     options: &BuildOptions,
     findings: &mut Vec<Finding>,
 ) -> Option<Endpoint> {
     let line = source.lines.endpoint(index);
-    let conditions = endpoint.conditions.as_ref();
-    let condition = |of: fn(&EndpointConditions) -> Option<bool>| conditions.and_then(of);
-    let ready = condition(|conditions| conditions.ready).unwrap_or(true);
+    let ready = endpoint.ready.unwrap_or(true);
     // Kubernetes: all addresses of an endpoint are the same endpoint, consumers take the first.
-    let Some(text) = endpoint.addresses.first() else {
-        let text = format!("endpoints[{index}] has no address");
-        findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
-        return None;
+    let (first, text) = match &endpoint.addresses {
+        Addresses::One(ip) => (Some(*ip), ip.to_string()),
+        Addresses::Other(texts) => {
+            let Some(text) = texts.first() else {
+                let text = format!("endpoints[{index}] has no address");
+                findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
+                return None;
+            };
+            (text.parse().ok(), String::from(&**text))
+        }
     };
-    match address(text, ipv4) {
+    match address(first, ipv4) {
         Ok(ip) => Some(Endpoint {
             addr: SocketAddr::new(ip, 0),
             ready,
-            serving: condition(|conditions| conditions.serving).unwrap_or(ready),
-            terminating: condition(|conditions| conditions.terminating).unwrap_or(false),
-            workload: workload(source, endpoint),
-            local: options.node_name.is_some() && endpoint.node_name == options.node_name,
+            serving: endpoint.serving.unwrap_or(ready),
+            terminating: endpoint.terminating.unwrap_or(false),
+            workload: endpoint.workload.clone(),
+            local: options.node_name.is_some() && endpoint.node.as_deref() == options.node_name.as_deref(),
             near: true,
-            node: endpoint.node_name.as_deref().map(|node| options.names.get(node)),
+            node: endpoint.node.clone(),
             policy: None,
         }),
         Err(why) => {
-            let text = format!("endpoints[{index}]: {} {why}", quoted(text));
+            let text = format!("endpoints[{index}]: {} {why}", quoted(&text));
             findings.push(source.finding(Severity::Error, line, text, "the endpoint is left out"));
             None
         }
     }
 }
 
-/// `namespace/pod` of the pod behind an endpoint.
-fn workload(source: &Sourced<EndpointSlice>, endpoint: &v1::Endpoint) -> Option<Arc<str>> {
-    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-    let name = target.name.as_deref()?;
-    Some(format!("{}/{name}", target.namespace.as_deref().unwrap_or(&source.namespace)).into())
-}
-
-fn address(text: &str, ipv4: bool) -> Result<IpAddr, &'static str> {
-    let ip: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
+fn address(ip: Option<IpAddr>, ipv4: bool) -> Result<IpAddr, &'static str> {
+    let ip = ip.ok_or("is not an IP address")?;
     match (ip, ipv4) {
         (IpAddr::V4(_), false) => return Err("is IPv4 in a slice of IPv6 addresses"),
         (IpAddr::V6(_), true) => return Err("is IPv6 in a slice of IPv4 addresses"),

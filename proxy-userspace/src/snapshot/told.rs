@@ -22,6 +22,8 @@ pub(super) enum About {
     Object(&'static str, Key),
     /// Objects of one kind that have the same name.
     Twice(&'static str, Key),
+    /// What a policy does not do, by the policy's key.
+    Policy(Arc<str>),
     /// What is looked at as a whole: a name for it.
     Whole(&'static str),
 }

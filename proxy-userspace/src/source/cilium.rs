@@ -2,12 +2,16 @@
 //! are missing here are unknown, and an unknown field is an error. A policy must not mean less than it
 //! says.
 
-use super::node::{Node, Value};
+use super::{
+    names::shared,
+    node::{Node, Value},
+};
 use k8s_openapi::{
     ClusterResourceScope, Metadata, NamespaceResourceScope, Resource,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// A policy on the pods of its namespace.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
@@ -316,13 +320,13 @@ pub(super) fn is_known_elsewhere(field: &str) -> bool {
 }
 
 /// Lines of everything below a node, under keys like `ingress[0].toPorts[1].ports`.
-pub(super) fn deep_lines(node: &Node, path: &str, lines: &mut Vec<(Box<str>, u32)>) {
+pub(super) fn deep_lines(node: &Node, path: &str, lines: &mut Vec<(Arc<str>, u32)>) {
     if node.line == 0 {
         // It came from the API.
         return;
     }
     let mut below = |step: String, child: &Node| {
-        lines.push((step.as_str().into(), child.line));
+        lines.push((shared(&step), child.line));
         deep_lines(child, &step, lines);
     };
     match &node.value {

@@ -241,7 +241,8 @@ impl Cluster {
         let mut findings = self.state.findings();
         findings.extend(self.secrets.findings().cloned());
         self.publisher.publish(self.state.objects(), findings.clone());
-        let found = findings.iter().chain(self.publisher.findings());
+        // The publisher's are sorted: those that are left out are the last ones.
+        let found = findings.iter().chain(self.publisher.findings().take(MAX_EVENTS));
         let mut findings: Vec<_> = found.filter(|one| one.severity < Severity::Info).cloned().collect();
         findings.sort();
         findings.truncate(MAX_EVENTS);

@@ -6,7 +6,9 @@ use super::{
     finding::{Finding, Severity, quoted},
     gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
     lean,
+    names::shared,
     node::{Node, Unknown, Value, line_of},
+    packed::Packed,
     secret::Secret,
 };
 use k8s_openapi::{
@@ -18,7 +20,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_saphyr::{DuplicateKeyPolicy, options::NonFiniteFloatPolicy};
 use std::sync::Arc;
 
@@ -144,17 +146,15 @@ impl Manifest<'_> {
                 self.add_of_gateway_api(node, meta);
             }
             ("Service", group) if !is_foreign(group) => {
-                let read = self.read::<Service>(node, meta);
+                let read = self.read::<Service>(node, meta).and_then(|read| self.packed(read));
                 self.objects.services.extend(read);
             }
             ("EndpointSlice", group) if !is_foreign(group) => {
-                let mut read = self.read::<EndpointSlice>(node, meta);
-                read.iter_mut().for_each(|read| lean::slice(&mut read.object));
+                let read = self.read::<EndpointSlice>(node, meta).map(lean::slice);
                 self.objects.slices.extend(read);
             }
             ("Pod", group) if !is_foreign(group) => {
-                let mut read = self.read::<Pod>(node, meta);
-                read.iter_mut().for_each(|read| lean::pod(&mut read.object));
+                let read = self.read::<Pod>(node, meta).map(lean::pod);
                 self.objects.pods.extend(read);
             }
             ("Namespace", group) if !is_foreign(group) => {
@@ -188,8 +188,23 @@ impl Manifest<'_> {
                 self.objects.clusterwide_policies.extend(read);
             }
             _ => {
-                let read = self.read_policy::<NetworkPolicy>(node, meta);
+                let read = self.read_policy::<NetworkPolicy>(node, meta).and_then(|read| self.packed(read));
                 self.objects.network_policies.extend(read);
+            }
+        }
+    }
+
+    /// What does not need to be at hand is kept packed.
+    fn packed<T>(&mut self, source: Sourced<T>) -> Option<Sourced<Packed<T>>>
+    where
+        T: Resource + Metadata<Ty = ObjectMeta> + Serialize,
+    {
+        match Packed::new(&source.object) {
+            Ok(packed) => Some(source.map(|_| packed)),
+            Err(error) => {
+                let text = format!("cannot be kept: {error}");
+                self.findings.push(source.finding(Severity::Error, source.lines.object, text, ""));
+                None
             }
         }
     }
@@ -397,7 +412,7 @@ fn lines(node: &Node) -> Lines {
     let items = |key| body.get(key).map_or(&[][..], Node::items).iter().map(|item| item.line).collect();
     Lines {
         object: node.line,
-        fields: fields.map(|(key, value)| (key.as_str().into(), value.line)).collect(),
+        fields: fields.map(|(key, value)| (shared(key), value.line)).collect(),
         ports: items("ports"),
         endpoints: items("endpoints"),
     }
@@ -446,7 +461,7 @@ mod tests {
                     \t\t\"annotations\": {\"x\": \"\\u00e4\\/\\ud83d\\ude00\"}\n\t},\n\t\"spec\": {\"ports\": [{\"port\": 80}]}\n}\n";
         let (objects, findings) = parsed(text);
         assert!(findings.is_empty(), "{findings:?}");
-        let annotations = objects.services[0].object.metadata.annotations.as_ref().unwrap();
+        let annotations = objects.services[0].object.open().unwrap().metadata.annotations.unwrap();
         assert_eq!(annotations["x"], "\u{e4}/\u{1f600}");
         assert_eq!(objects.services[0].lines.port(0), 8);
     }
@@ -550,7 +565,7 @@ mod tests {
         );
         assert!(findings.is_empty(), "{findings:?}");
         assert_eq!(
-            objects.services[0].object.metadata.annotations.as_ref().unwrap()["weir.dev/acceleration"],
+            objects.services[0].object.open().unwrap().metadata.annotations.as_ref().unwrap()["weir.dev/acceleration"],
             "off"
         );
         assert_eq!(objects.services[0].lines.field("weir.dev/acceleration"), 6);

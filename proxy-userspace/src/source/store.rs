@@ -1,8 +1,7 @@
 //! The objects of one kind, by namespace and name.
 
-use super::Sourced;
+use super::{Object, Sourced};
 use crate::sharded::Sharded;
-use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// `namespace/name` of an object.
@@ -122,7 +121,7 @@ impl<T> Store<T> {
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> Store<T> {
+impl<T: Object> Store<T> {
     /// Adds an object. Where its name is taken, the older of the two is used.
     pub fn add(&mut self, object: Shared<T>) {
         let key = object.key();
@@ -155,7 +154,7 @@ impl<T: Metadata<Ty = ObjectMeta>> Store<T> {
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta> + PartialEq> Store<T> {
+impl<T: Object + PartialEq> Store<T> {
     /// Removes one object that was added; of those with its name the next oldest is used then.
     pub fn remove(&mut self, object: &Shared<T>) {
         let key = object.key();
@@ -200,13 +199,13 @@ impl<'a, T> IntoIterator for &'a Store<T> {
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> Extend<Sourced<T>> for Store<T> {
+impl<T: Object> Extend<Sourced<T>> for Store<T> {
     fn extend<I: IntoIterator<Item = Sourced<T>>>(&mut self, objects: I) {
         objects.into_iter().for_each(|object| self.add(Arc::new(object)));
     }
 }
 
-impl<T: Metadata<Ty = ObjectMeta>> FromIterator<Sourced<T>> for Store<T> {
+impl<T: Object> FromIterator<Sourced<T>> for Store<T> {
     fn from_iter<I: IntoIterator<Item = Sourced<T>>>(objects: I) -> Self {
         let mut store = Self::default();
         store.extend(objects);
@@ -232,10 +231,11 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use crate::source::objects;
+    use crate::source::packed::Packed;
     use k8s_openapi::api::core::v1::Service;
 
     /// Services `a` and `b`, `a` of this month.
-    fn services(month: u32) -> Store<Service> {
+    fn services(month: u32) -> Store<Packed<Service>> {
         let service = |name: &str, month: u32| {
             format!(
                 "apiVersion: v1\nkind: Service\n\
@@ -245,8 +245,8 @@ mod tests {
         objects(&(service("a", month) + &service("b", 1))).services
     }
 
-    fn month(store: &Store<Service>) -> String {
-        let created = store.get("default/a").unwrap().object.metadata.creation_timestamp.as_ref();
+    fn month(store: &Store<Packed<Service>>) -> String {
+        let created = store.get("default/a").unwrap().object.created();
         created.unwrap().0.to_string()[5..7].to_owned()
     }
 
@@ -271,7 +271,7 @@ mod tests {
         store.exchange(&old, &new);
         assert_eq!(month(&store), "02");
         assert_eq!(store.differences(&old), [Key::new("default", "a")]);
-        let b = |store: &Store<Service>| Arc::clone(store.get("default/b").unwrap());
+        let b = |store: &Store<Packed<Service>>| Arc::clone(store.get("default/b").unwrap());
         assert!(Arc::ptr_eq(&b(&store), &b(&old)));
     }
 

@@ -64,6 +64,8 @@ pub struct AccessBuilder {
     nodes: HashMap<IpAddr, Place>,
     around: Surroundings,
     policies: HashMap<Arc<str>, Vec<Numbered>>,
+    /// Whose number each is.
+    policy_keys: HashMap<u32, Arc<str>>,
     last_policy: u32,
     by_anchor: HashMap<Anchor, Vec<Numbered>>,
     /// How many rules of egress name a port so.
@@ -92,6 +94,18 @@ pub struct AccessBuilder {
     live_classes: usize,
     last_class: u32,
     changed: Changed,
+    news: News,
+}
+
+/// What somebody who looks at what was built has to look at again.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Pods whose facts or sets may be others, and those that are gone.
+    pub(crate) pods: HashSet<Arc<str>>,
+    /// Keys of policies that may select pods now and did not, or the other way round.
+    pub(crate) policies: BTreeSet<Arc<str>>,
+    /// Sets with HTTP rules that came; some may be gone again.
+    pub(crate) http_sets: Vec<Arc<PolicySet>>,
 }
 
 /// A policy, and a number that no other version of it has.
@@ -216,12 +230,16 @@ impl AccessBuilder {
     }
 
     /// A policy that is new, has changed, or (without parts) is gone. `key` is nobody else's.
-    pub fn set_policy(&mut self, key: &str, parts: Vec<AccessPolicy>) {
-        let old = self.policies.get(key).map_or(&[][..], Vec::as_slice);
-        if old.iter().map(|one| &*one.policy).eq(&parts) {
+    pub fn set_policy(&mut self, key: &str, parts: Vec<Arc<AccessPolicy>>) {
+        let key: Arc<str> = key.into();
+        // Where it is written may be another place.
+        self.news.policies.insert(Arc::clone(&key));
+        let old = self.policies.get(&key).map_or(&[][..], Vec::as_slice);
+        if old.iter().map(|one| &one.policy).eq(&parts) {
             return;
         }
-        for old in self.policies.remove(key).unwrap_or_default() {
+        for old in self.policies.remove(&key).unwrap_or_default() {
+            self.policy_keys.remove(&old.number);
             digest(&mut self.access.digest, &old.policy, false);
             for anchor in old.policy.subject.anchors() {
                 if let Some(all) = self.by_anchor.get_mut(&anchor) {
@@ -238,16 +256,17 @@ impl AccessBuilder {
         for policy in parts {
             digest(&mut self.access.digest, &policy, true);
             self.last_policy = self.last_policy.wrapping_add(1);
-            let one = Numbered { number: self.last_policy, policy: Arc::new(policy) };
+            let one = Numbered { number: self.last_policy, policy };
             for anchor in one.policy.subject.anchors() {
                 self.by_anchor.entry(anchor).or_default().push(one.clone());
             }
             self.count_port_names(&one.policy, true);
             self.changed.subjects.push(one.policy.subject.clone());
+            self.policy_keys.insert(one.number, Arc::clone(&key));
             numbered.push(one);
         }
         if !numbered.is_empty() {
-            self.policies.insert(key.into(), numbered);
+            self.policies.insert(key, numbered);
         }
     }
 
@@ -283,6 +302,16 @@ impl AccessBuilder {
     /// of them have no address.
     pub(crate) fn take_reached(&mut self) -> Option<BTreeSet<IpAddr>> {
         self.reached.replace(BTreeSet::new())
+    }
+
+    /// What is different since this was last called, as of the last build.
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Pods with an address, whoever of them has it.
+    pub(crate) fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<str>> {
+        self.holders.get(&address.to_canonical()).into_iter().flatten().map(|one| &one.name)
     }
 
     /// Changes that [`AccessBuilder::build`] has not seen yet.

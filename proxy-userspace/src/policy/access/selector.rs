@@ -1,7 +1,10 @@
 //! Which pods a label selector means.
 
 use super::peer::Entity;
-use crate::source::finding::quoted;
+use crate::source::{
+    finding::quoted,
+    names::{LabelSet, shared},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -16,7 +19,7 @@ pub struct Labels {
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its own labels.
-    pub own: BTreeMap<String, String>,
+    pub own: LabelSet,
     /// `spec.serviceAccountName`; `default` where the pod names none.
     pub service_account: Arc<str>,
 }
@@ -54,11 +57,11 @@ enum Test {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Anchor {
     /// Pods of a namespace with a label.
-    Label(Arc<str>, String, String),
+    Label(Arc<str>, Arc<str>, Arc<str>),
     /// Pods of a namespace.
     Namespace(Arc<str>),
     /// Pods of any namespace with a label.
-    LabelAnywhere(String, String),
+    LabelAnywhere(Arc<str>, Arc<str>),
     /// Pods.
     Anywhere,
 }
@@ -72,8 +75,8 @@ impl Anchor {
             .iter()
             .flat_map(|(key, value)| {
                 [
-                    Self::Label(Arc::clone(namespace), key.clone(), value.clone()),
-                    Self::LabelAnywhere(key.clone(), value.clone()),
+                    Self::Label(Arc::clone(namespace), Arc::clone(key), Arc::clone(value)),
+                    Self::LabelAnywhere(Arc::clone(key), Arc::clone(value)),
                 ]
             })
             .chain([Self::Namespace(Arc::clone(namespace)), Self::Anywhere])
@@ -136,7 +139,7 @@ impl Selector {
     pub fn selects(&self, labels: &Labels, namespace: &NamespaceLabels) -> bool {
         self.0.iter().all(|requirement| {
             let value = match &requirement.key {
-                Key::Label(key) => labels.own.get(&**key).map(String::as_str),
+                Key::Label(key) => labels.own.get(key),
                 Key::Namespace => Some(&*labels.namespace),
                 Key::NamespaceLabel(key) => namespace.get(&**key).map(String::as_str),
                 Key::ServiceAccount => Some(&*labels.service_account),
@@ -163,18 +166,16 @@ impl Selector {
         match (namespaces, label) {
             (None, None) => vec![Anchor::Anywhere],
             (None, Some((key, values))) => {
-                values.iter().map(|value| Anchor::LabelAnywhere(key.to_owned(), value.clone())).collect()
+                values.iter().map(|value| Anchor::LabelAnywhere(shared(key), shared(value))).collect()
             }
-            (Some(namespaces), None) => {
-                namespaces.iter().map(|one| Anchor::Namespace(one.as_str().into())).collect()
-            }
+            (Some(namespaces), None) => namespaces.iter().map(|one| Anchor::Namespace(shared(one))).collect(),
             (Some(namespaces), Some((key, values))) => namespaces
                 .iter()
                 .flat_map(|one| {
-                    let namespace: Arc<str> = one.as_str().into();
-                    values.iter().map(move |value| {
-                        Anchor::Label(Arc::clone(&namespace), key.to_owned(), value.clone())
-                    })
+                    let namespace = shared(one);
+                    values
+                        .iter()
+                        .map(move |value| Anchor::Label(Arc::clone(&namespace), shared(key), shared(value)))
                 })
                 .collect(),
         }

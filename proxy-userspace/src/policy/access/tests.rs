@@ -186,7 +186,9 @@ impl Cluster {
             let name = format!("n{n}");
             builder.set_namespace(&name, self.namespaces.get(&name).cloned());
         }
-        self.policies.iter().for_each(|(key, parts)| builder.set_policy(key, parts.clone()));
+        self.policies
+            .iter()
+            .for_each(|(key, parts)| builder.set_policy(key, parts.iter().cloned().map(Arc::new).collect()));
         for (name, addresses) in &self.services {
             builder.set_service("default", name, Some((Labels::default(), addresses.clone())));
         }

@@ -3,17 +3,14 @@
 use crate::{
     policy::access::Transport,
     snapshot::Family,
-    source::{Objects, Sourced, store::Key},
+    source::{Objects, Sourced, lean::EndpointSlice, packed::Packed, store::Key},
 };
 use anyhow::Context;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::core::v1::Service;
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
-
-/// The label that ties a slice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A port of a Service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -41,7 +38,9 @@ impl Ports {
         this
     }
 
-    fn add_service(&mut self, source: &Sourced<Service>) {
+    fn add_service(&mut self, source: &Sourced<Packed<Service>>) {
+        // What is wrong with it is among the findings of the reading.
+        let Some(source) = &source.opened(&mut Vec::new()) else { return };
         let Some(spec) = &source.object.spec else { return };
         let balancer = source.object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let texts = spec
@@ -72,20 +71,16 @@ impl Ports {
     }
 
     fn add_slice(&mut self, source: &Sourced<EndpointSlice>) {
-        let labels = source.object.metadata.labels.as_ref();
-        let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) else { return };
+        let Some(service) = &source.object.service else { return };
         let service = Key::new(&source.namespace, service);
-        for port in source.object.ports.iter().flatten() {
-            let number = port.port.and_then(|number| u16::try_from(number).ok());
+        for port in &source.object.ports {
+            let number = port.number.and_then(|number| u16::try_from(number).ok());
             let (Some(number), Some(transport)) = (number, transport(port.protocol.as_deref())) else {
                 continue;
             };
-            let key = (service.clone(), port.name.clone().unwrap_or_default(), transport);
-            let ready = source.object.endpoints.iter().filter(|one| {
-                one.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-            });
-            let addresses =
-                ready.flat_map(|one| &one.addresses).filter_map(|text| text.parse::<IpAddr>().ok());
+            let key = (service.clone(), port.name.to_string(), transport);
+            let ready = source.object.endpoints.iter().filter(|one| one.ready.unwrap_or(true));
+            let addresses = ready.flat_map(|one| one.addresses.iter());
             let all = addresses.map(|ip| SocketAddr::new(ip.to_canonical(), number));
             self.endpoints.entry(key).or_default().extend(all);
         }

@@ -88,8 +88,9 @@ impl<'a> World<'a> {
     }
 
     /// A Service.
-    pub(super) fn service(&self, namespace: &str, name: &str) -> Option<&'a Service> {
-        self.objects.services.get(format!("{namespace}/{name}").as_str()).map(|service| &service.object)
+    pub(super) fn service(&self, namespace: &str, name: &str) -> Option<Service> {
+        // What is wrong with it is told where it is served.
+        self.objects.services.get(format!("{namespace}/{name}").as_str())?.object.open().ok()
     }
 
     /// Where a route's backend leads.
@@ -113,12 +114,12 @@ impl<'a> World<'a> {
             return unresolved("BackendNotFound", format!("there is no Service {namespace}/{name}"));
         };
         let port = backend.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
-        let ports = tcp_ports(service);
+        let ports = tcp_ports(&service);
         if !ports.iter().any(|one| one.port == i32::from(port)) {
             let text = format!("Service {namespace}/{name} has no TCP port {port}");
             return unresolved("BackendNotFound", text);
         }
-        if let Some(text) = is_name_alone(service, namespace, name) {
+        if let Some(text) = is_name_alone(&service, namespace, name) {
             return unresolved("InvalidKind", text);
         }
         Ok(Destination::Cluster(format!("{namespace}/{name}:{port}").into()))
@@ -135,14 +136,14 @@ impl<'a> World<'a> {
         let Some(service) = self.service(namespace, name) else {
             return missing(format!("there is no Service {namespace}/{name}"));
         };
-        if let Some(text) = is_name_alone(service, namespace, name) {
+        if let Some(text) = is_name_alone(&service, namespace, name) {
             return missing(text);
         }
         let wanted = |one: &&ServicePort| match port_name {
             Some(wanted) => one.name.as_deref() == Some(wanted),
             None => Some(one.port) == number,
         };
-        match tcp_ports(service).iter().copied().find(wanted) {
+        match tcp_ports(&service).iter().copied().find(wanted) {
             Some(port) => Ok(Destination::Cluster(format!("{namespace}/{name}:{}", port.port).into())),
             None => {
                 let port = port_name.map_or_else(|| number.unwrap_or_default().to_string(), quoted);

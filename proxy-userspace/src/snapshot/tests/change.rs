@@ -69,9 +69,7 @@ fn step(objects: &mut Objects, index: usize, kind: u8) {
 
 fn change<T>(objects: &mut Store<T>, one: &Store<T>, kind: u8)
 where
-    T: k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>
-        + Clone
-        + PartialEq,
+    T: crate::source::Object + Clone + PartialEq,
 {
     for object in one.iter().map(Sourced::clone).map(Arc::new) {
         match kind {

@@ -93,14 +93,16 @@ fn ten_thousand_services_build_without_a_finding_and_equal_themselves() {
         let mut service = one.services[0].clone();
         service.name = format!("s{n}");
         let ip = std::net::Ipv4Addr::from(0x0a60_0000 + n);
-        service.object.spec.as_mut().unwrap().cluster_ip = Some(ip.to_string());
+        let mut object = service.object.open().unwrap();
+        object.spec.as_mut().unwrap().cluster_ip = Some(ip.to_string());
+        service.object = crate::source::packed::Packed::new(&object).unwrap();
         let mut slice = one.slices[0].clone();
         slice.name = format!("s{n}-1");
-        *slice.object.metadata.labels.as_mut().unwrap().values_mut().next().unwrap() = format!("s{n}");
+        slice.object.service = Some(format!("s{n}").into());
         for (m, endpoint) in (0..).zip(&mut slice.object.endpoints) {
-            endpoint.addresses = vec![std::net::Ipv4Addr::from(0x0af4_0000 + n * 10 + m).to_string()];
-            let target = endpoint.target_ref.get_or_insert_default();
-            (target.kind, target.name) = (Some("Pod".into()), Some(format!("p{n}-{m}")));
+            let ip = std::net::Ipv4Addr::from(0x0af4_0000 + n * 10 + m);
+            endpoint.addresses = crate::source::lean::Addresses::One(ip.into());
+            endpoint.workload = Some(format!("default/p{n}-{m}").into());
         }
         objects.services.extend([service]);
         objects.slices.extend([slice]);

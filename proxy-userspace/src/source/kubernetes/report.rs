@@ -13,6 +13,7 @@ use crate::{
     source::{
         Objects,
         finding::Finding,
+        lean::Address,
         store::{Key, Store},
     },
     status::{Board, Degraded},
@@ -231,14 +232,14 @@ impl Reporter {
 
 /// The addresses of the nodes that have an agent, by its Pods.
 fn nodes(objects: &Objects, namespace: &str) -> Vec<IpAddr> {
-    let of_agent = objects.pods.iter().filter(|pod| pod.namespace == namespace).filter(|pod| {
-        let labels = pod.object.metadata.labels.as_ref();
-        labels.and_then(|labels| labels.get("app.kubernetes.io/name")).is_some_and(|name| name == "weir")
-    });
-    let addresses = of_agent.filter_map(|pod| pod.object.status.as_ref()).flat_map(|status| {
-        let all = status.host_ips.iter().flatten().map(|one| &one.ip);
-        all.chain(&status.host_ip).filter_map(|ip| ip.parse().ok()).collect::<Vec<IpAddr>>()
-    });
+    let of_agent = objects
+        .pods
+        .iter()
+        .filter(|pod| pod.namespace == namespace)
+        .filter(|pod| pod.object.labels.get("app.kubernetes.io/name") == Some("weir"));
+    let addresses = of_agent
+        .flat_map(|pod| &pod.object.host_addresses)
+        .filter_map(|one| if let Address::Ip(ip) = one { Some(*ip) } else { None });
     addresses.collect::<BTreeSet<_>>().into_iter().take(MAX_ADDRESSES).collect()
 }
 

@@ -40,6 +40,7 @@ impl AccessBuilder {
         self.renew_nets();
         for (name, sets) in sets {
             self.renew_pod(&name, Some(sets));
+            self.news.pods.insert(name);
         }
         for name in renewed {
             self.renew_pod(&name, None);
@@ -162,10 +163,18 @@ impl AccessBuilder {
             self.count_peer(&peer, true);
         }
         for number in &key.policies {
-            *self.set_uses.entry(*number).or_default() += 1;
+            let uses = self.set_uses.entry(*number).or_default();
+            *uses += 1;
+            if *uses == 1 {
+                self.news.policies.extend(self.policy_keys.get(number).cloned());
+            }
         }
         self.other_sets = true;
         self.access.sets.insert(set.id, Arc::clone(&set));
+        if set.has_http() {
+            self.access.http_sets.insert(set.id, Arc::clone(&set));
+            self.news.http_sets.push(Arc::clone(&set));
+        }
         self.set_keys.insert(set.id, key.clone());
         self.sets.insert(key, (Arc::clone(&set), 1));
         self.changed.sets.push(Arc::clone(&set));
@@ -184,6 +193,7 @@ impl AccessBuilder {
                 *uses -= 1;
                 if *uses == 0 {
                     self.set_uses.remove(number);
+                    self.news.policies.extend(self.policy_keys.get(number).cloned());
                 }
             }
         }
@@ -191,6 +201,7 @@ impl AccessBuilder {
         self.sets.remove(key);
         self.set_keys.remove(&set.id);
         self.access.sets.remove(&set.id);
+        self.access.http_sets.remove(&set.id);
         self.changed.sets.retain(|other| other.id != set.id);
         for peer in set.peers() {
             self.count_peer(&peer, false);
@@ -379,12 +390,15 @@ impl AccessBuilder {
 
     /// Policies of HTTP rules, so that the kernel half has them before anybody needs them.
     fn make_policies(&mut self, register: &Register) {
-        let classes: Vec<_> = self.classes.values().filter_map(Weak::upgrade).collect();
-        for set in self.changed.sets.iter().filter(|set| set.has_http()) {
-            classes.iter().for_each(|class| set.make_policies(class, register));
+        let new: Vec<_> = self.changed.sets.iter().filter(|set| set.has_http()).collect();
+        if !new.is_empty() {
+            let classes: Vec<_> = self.classes.values().filter_map(Weak::upgrade).collect();
+            for set in new {
+                classes.iter().for_each(|class| set.make_policies(class, register));
+            }
         }
         if !self.changed.classes.is_empty() {
-            for set in self.access.sets().filter(|set| set.has_http()) {
+            for set in self.access.http_sets() {
                 self.changed.classes.iter().for_each(|class| set.make_policies(class, register));
             }
         }
