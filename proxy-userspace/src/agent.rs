@@ -21,6 +21,7 @@ use crate::{
     status::{Board, Degraded},
 };
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -36,6 +37,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Runs the agent until SIGTERM or SIGINT has been obeyed.
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     log_to_stderr();
+    keep_keys_out_of_cores();
     let _lock = RunLock::take(&config.run_dir)?;
     let metrics = Arc::new(Metrics::default());
     let board = Arc::new(Board::new(Arc::clone(&metrics)));
@@ -61,6 +63,14 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         tracing::error!("the admin thread had panicked");
     }
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// A core file would have the private keys of certificates in it.
+fn keep_keys_out_of_cores() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core file, with private keys in it");
+    }
 }
 
 fn log_to_stderr() {

@@ -10,6 +10,7 @@ use crate::{
     server, tls, tunnel,
     wire::Wire,
 };
+use bytes::Bytes;
 use std::{io, sync::Arc};
 use tokio::{net::TcpStream, time::Instant};
 
@@ -65,6 +66,14 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let downstream = Arc::new(Downstream::new(Arc::new(connection)));
     if let Err(failure) = secure {
         report_insecure(&downstream, failure);
+        return Ok(());
+    }
+    if site.is_some() {
+        // ALPN has decided; without it, it is HTTP/1.1 (RFC 9113 section 3.2).
+        match downstream.wire.secured().and_then(|secured| secured.alpn) {
+            Some("h2") => server::http2::serve(downstream, Bytes::new()).await,
+            _ => server::serve(downstream, Bytes::new()).await,
+        }
         return Ok(());
     }
     if let Some(route) = &routed

@@ -22,7 +22,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// What is offered by ALPN, the best first.
-pub(crate) const ALPN: [&str; 1] = ["http/1.1"];
+pub(crate) const ALPN: [&str; 2] = ["h2", "http/1.1"];
 
 /// What became of a handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]

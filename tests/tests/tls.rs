@@ -1,7 +1,7 @@
 //! TLS that ends at the node: real clients in namespaces, certificates made when a test runs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 use std::{fs, path::PathBuf, time::Duration};
@@ -137,13 +137,13 @@ fn curl_of_either_version_is_served_at_a_gateway_and_at_an_ingress() -> Result<(
     let mut asked = 0;
     for from in [&site.outside, &site.scene.client] {
         for door in [(HOST, 8443), (OTHER, 443)] {
-            for version in ["1.2", "1.3"] {
-                let limit = format!("--tlsv{version}");
-                let more =
-                    ["--tls-max", version, &limit, "--write-out", "\n%{http_code} %{ssl_verify_result}"];
+            for (version, protocol) in [("1.2", "2"), ("1.3", "2"), ("1.2", "1.1"), ("1.3", "1.1")] {
+                let (limit, http) = (format!("--tlsv{version}"), format!("--http{protocol}"));
+                let told = "\n%{http_code} %{ssl_verify_result} %{http_version}";
+                let more = ["--tls-max", version, &limit, &http, "--write-out", told];
                 let text = site.curl(from, door, &more)?.success()?.text();
                 let (body, told) = text.rsplit_once('\n').unwrap();
-                assert_eq!(told, "200 0", "{door:?} {version}");
+                assert_eq!(told, format!("200 0 {protocol}"), "{door:?} {version}");
                 let seen: Value = serde_json::from_str(body)?;
                 assert_eq!(seen["server"], "server1");
                 let fields = seen["fields"].to_string().to_lowercase();
@@ -158,9 +158,20 @@ fn curl_of_either_version_is_served_at_a_gateway_and_at_an_ingress() -> Result<(
         }
     }
     let told = site.scene.agent.metrics()?;
-    assert_eq!(told.sum("weir_tls_handshakes_total", &[("outcome", "full")]), 8.0);
+    assert_eq!(told.sum("weir_tls_handshakes_total", &[("outcome", "full")]), 16.0);
+    assert_eq!(told.sum("weir_tls_handshakes_total", &[("alpn", "h2")]), 8.0);
     let expiry = told.sum("weir_tls_certificate_expiry_timestamp_seconds", &[("secret", "demo/shop")]);
     assert!(expiry > 1.7e9, "{expiry}");
+    Ok(())
+}
+
+#[test]
+fn a_crash_leaves_no_core_file_with_keys_in_it() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", scene.agent.pid()))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
     Ok(())
 }
 
@@ -227,7 +238,7 @@ fn a_client_without_alpn_gets_http_1_1_and_the_end_of_the_session_is_said() -> R
     // Python takes an end without close_notify for an error.
     for (alpn, expected) in [("-", "None"), ("http/1.1", "http/1.1")] {
         let told = site.python(CLIENT, &[&ca, &node, HOST, "8443", alpn])?.success()?.text();
-        assert_eq!(told, format!("TLSv1.3 {expected}\nHTTP/1.1 200 OK\n"));
+        assert_eq!(told, format!("TLSv1.3 {expected}\nHTTP/1.1 200 Scripted\n"));
     }
     assert!(site.python(CLIENT, &[&ca, &node, HOST, "8443", "http/0.9"])?.success().is_err());
     Ok(())
@@ -308,7 +319,8 @@ fn certificates_come_from_the_api_secret_by_secret() -> Result<()> {
     server.put_manifest(DOORS.split("---\napiVersion: networking").next().unwrap())?;
     let encoded = |host: &str| -> Result<Value> {
         // As the API server has it: in base64.
-        let text: Value = serde_saphyr::from_str(authority.secret("shop", host)?.trim_end_matches("---\n"))?;
+        let text: Value =
+            serde_saphyr::from_str(authority.secret("shop", host)?.strip_suffix("---\n").unwrap())?;
         let mut object = text.clone();
         object.as_object_mut().unwrap().remove("stringData");
         for key in ["tls.crt", "tls.key"] {
@@ -326,12 +338,15 @@ fn certificates_come_from_the_api_secret_by_secret() -> Result<()> {
         .start()?;
     let shown = || -> Result<String> {
         let node = stage.topology.node().at(8443).to_string();
-        let arguments =
-            ["s_client", "-connect", &node, "-servername", HOST, "-CAfile", &ca.display().to_string()]
-                .map(str::to_owned);
-        Ok(stage.client.run("/usr/bin/openssl", arguments, SOON)?.text())
+        // It ends with its input.
+        let script = format!(
+            "openssl s_client -connect {node} -servername {HOST} -CAfile {} < /dev/null 2>&1",
+            ca.display()
+        );
+        Ok(stage.client.run("/bin/sh", ["-c", &script], SOON)?.text())
     };
-    wait::until(SOON, "the certificate is there", || Ok(shown()?.contains("Verification: OK")))?;
+    wait::until(SOON, "the certificate is there", || Ok(shown()?.contains("Verification: OK")))
+        .with_context(|| format!("{:?}; the agent says {:?}", shown(), agent.stderr()))?;
     let serial = |text: &str| text.split("-----BEGIN CERTIFICATE-----").nth(1).unwrap_or_default().to_owned();
     let first = serial(&shown()?);
     server.put(encoded(HOST)?)?;

@@ -102,6 +102,15 @@ fn a_certificate_is_for_its_names_and_for_hosts_that_some_of_them_are_among() {
 }
 
 #[test]
+fn an_ocsp_response_in_the_secret_is_stapled() {
+    let (keyring, pair) = (Keyring::default(), Authority::new().pair(&["a.test"]));
+    assert_eq!(taken(&keyring, &pair.secret("s"), "a.test").credentials.unwrap().key.ocsp, None);
+    let values = [("tls.crt", &*pair.chain), ("tls.key", &pair.key), ("tls.ocsp-staple", "response")];
+    let stapled = taken(&keyring, &secret("s", TLS, &values), "a.test").credentials.unwrap();
+    assert_eq!(stapled.key.ocsp.as_deref(), Some(&b"response\n"[..]));
+}
+
+#[test]
 fn nothing_that_is_printed_has_a_key_in_it() {
     let (keyring, pair) = (Keyring::default(), Authority::new().pair(&["a.test"]));
     let held = taken(&keyring, &pair.secret("s"), "a.test");

@@ -6,6 +6,7 @@ use crate::{
     tls::{cipher_name, names_of, provider, version_name},
 };
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme, SupportedProtocolVersion,
@@ -176,7 +177,7 @@ impl Target {
         alpn: &[&str],
         versions: &[&'static SupportedProtocolVersion],
     ) -> Result<Session, String> {
-        let verdict = Arc::new(parking_lot::Mutex::new(None));
+        let verdict = Arc::new(Mutex::new(None));
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .map_err(|error| error.to_string())?
@@ -234,11 +235,14 @@ impl Target {
     }
 }
 
+/// Whether a client would accept the certificate, and whether an OCSP response came with it.
+type Verdict = (Result<(), String>, bool);
+
 /// Goes on with a certificate that a client would refuse, and remembers why it would.
 #[derive(Debug)]
 struct Witness {
     inner: Option<Arc<WebPkiServerVerifier>>,
-    verdict: Arc<parking_lot::Mutex<Option<(Result<(), String>, bool)>>>,
+    verdict: Arc<Mutex<Option<Verdict>>>,
 }
 
 impl ServerCertVerifier for Witness {
