@@ -30,11 +30,11 @@ pub enum Reason {
     ResponseBodyIdle,
     /// The endpoint closed or reset before its answer was complete.
     UpstreamReset,
-    /// The endpoint answered something that is not HTTP/1.
+    /// The endpoint answered something that is not HTTP.
     UpstreamProtocol,
     /// The client went away first.
     DownstreamReset,
-    /// The client sent something that is not HTTP/1 after all.
+    /// The client sent something that is not HTTP after all.
     BadRequest,
     /// The agent is leaving.
     Draining,
