@@ -79,7 +79,7 @@ async fn report_half_request(downstream: &Downstream, status: u16, failure: Fail
     let snapshot = downstream.relay.snapshot.load_full();
     let cluster = route(&snapshot, downstream.orig_dst).map(|route| route.cluster);
     let mut draft = Box::new(Draft::of_nothing("HTTP/1.1", downstream.first_byte()));
-    if let Some(status) = StatusCode::from_u16(status).ok() {
+    if let Ok(status) = StatusCode::from_u16(status) {
         let text = answer::text(failure.reason, cluster.as_deref(), downstream);
         draft.bytes_sent = text.len() as u64;
         let answer = answer::raw(status, &text);

@@ -2,10 +2,19 @@
 
 use super::*;
 
+fn half() -> Vec<u8> {
+    frame(HEADERS, END_STREAM, 1, &get(&[]))
+}
+
+fn between(other: Vec<u8>) -> Vec<u8> {
+    [half(), other, frame(CONTINUATION, END_HEADERS, 1, &[])].concat()
+}
+
 pub(super) fn cases() -> Vec<Case> {
-    let half = || frame(HEADERS, END_STREAM, 1, &get(&[]));
-    let between = |other: Vec<u8>| [half(), other, frame(CONTINUATION, END_HEADERS, 1, &[])].concat();
-    let large = vec![0; 16_385];
+    [ignored(), sizes(), sections()].into_iter().flatten().collect()
+}
+
+fn ignored() -> Vec<Case> {
     vec![
         case("4.1 an unknown kind of frame is ignored", frame(0x10, 0, 0, b"abc"), Expect::Nothing),
         case("4.1 an unknown kind with all flags is ignored", frame(0xff, 0xff, 0, &[]), Expect::Nothing),
@@ -25,6 +34,12 @@ pub(super) fn cases() -> Vec<Case> {
             frame(HEADERS, WHOLE | 0x50, 1, &get(&[])),
             Expect::Answered(1),
         ),
+    ]
+}
+
+fn sizes() -> Vec<Case> {
+    let large = vec![0; 16_385];
+    vec![
         case(
             "4.2 a frame of the largest size is taken",
             [posts(1), frame(DATA, END_STREAM, 1, &[7; 16_384])].concat(),
@@ -55,6 +70,11 @@ pub(super) fn cases() -> Vec<Case> {
             [half(), frame(CONTINUATION, END_HEADERS, 1, &large)].concat(),
             Expect::Connection(SIZE),
         ),
+    ]
+}
+
+fn sections() -> Vec<Case> {
+    vec![
         case(
             "4.3 a field section that ends within a field is an error",
             frame(HEADERS, WHOLE, 1, &[0x82, 0x86, 0x84, 0x41, 10, b'a']),

@@ -7,12 +7,14 @@ fn update(stream: u32, by: u32) -> Vec<u8> {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [bodies(), small(), windows(), continuations()].into_iter().flatten().collect()
+    [data(), headers(), resets(), pings(), windows(), continuations()].into_iter().flatten().collect()
 }
 
-fn bodies() -> Vec<Case> {
-    let padded = |pad: u8, rest: &[u8]| [&[pad][..], rest].concat();
-    let block = get(&[]);
+fn padded(pad: u8, rest: &[u8]) -> Vec<u8> {
+    [&[pad][..], rest].concat()
+}
+
+fn data() -> Vec<Case> {
     vec![
         case("6.1 DATA on stream 0 is an error", frame(DATA, 0, 0, b"a"), Expect::Connection(PROTOCOL)),
         case(
@@ -45,6 +47,12 @@ fn bodies() -> Vec<Case> {
             [posts(1), frame(DATA, 0, 1, b"a"), frame(DATA, END_STREAM, 1, &[])].concat(),
             Expect::Answered(1),
         ),
+    ]
+}
+
+fn headers() -> Vec<Case> {
+    let block = get(&[]);
+    vec![
         case(
             "6.2 padding as long as the payload of HEADERS is an error",
             frame(HEADERS, WHOLE | PADDED, 1, &padded(250, &block)),
@@ -83,7 +91,7 @@ fn bodies() -> Vec<Case> {
     ]
 }
 
-fn small() -> Vec<Case> {
+fn resets() -> Vec<Case> {
     vec![
         case(
             "6.3 PRIORITY on stream 0 is an error",
@@ -126,6 +134,11 @@ fn small() -> Vec<Case> {
                 .concat(),
             Expect::Connection(PROTOCOL),
         ),
+    ]
+}
+
+fn pings() -> Vec<Case> {
+    vec![
         case("6.7 PING is answered", frame(PING, 0, 0, b"12345678"), Expect::Frame(PING, ACK)),
         case(
             "6.7 an answer that nobody asked for is ignored",

@@ -18,6 +18,43 @@ const FRAME: u16 = 5;
 const LIST: u16 = 6;
 
 pub(super) fn cases() -> Vec<Case> {
+    [values(), frames()].into_iter().flatten().collect()
+}
+
+fn values() -> Vec<Case> {
+    let taken = || Expect::Frame(SETTINGS, ACK);
+    vec![
+        case("6.5.2 ENABLE_PUSH above 1 is an error", set(&[(PUSH, 2)]), Expect::Connection(PROTOCOL)),
+        case("6.5.2 ENABLE_PUSH of 0 is taken", set(&[(PUSH, 0)]), taken()),
+        case("6.5.2 ENABLE_PUSH of 1 is taken", set(&[(PUSH, 1)]), taken()),
+        case(
+            "6.5.2 a window above the largest is an error",
+            set(&[(WINDOW, 1 << 31)]),
+            Expect::Connection(FLOW),
+        ),
+        case("6.5.2 the largest window is taken", set(&[(WINDOW, 0x7fff_ffff)]), taken()),
+        case("6.5.2 no window is taken", set(&[(WINDOW, 0)]), taken()),
+        case(
+            "6.5.2 a frame size below the least is an error",
+            set(&[(FRAME, 16_383)]),
+            Expect::Connection(PROTOCOL),
+        ),
+        case(
+            "6.5.2 a frame size above the largest is an error",
+            set(&[(FRAME, 1 << 24)]),
+            Expect::Connection(PROTOCOL),
+        ),
+        case("6.5.2 the least frame size is taken", set(&[(FRAME, 16_384)]), taken()),
+        case("6.5.2 the largest frame size is taken", set(&[(FRAME, (1 << 24) - 1)]), taken()),
+        case("6.5.2 no table is taken", [set(&[(TABLE, 0)]), asks(1)].concat(), taken()),
+        case("6.5.2 the largest table is taken", set(&[(TABLE, u32::MAX)]), taken()),
+        case("6.5.2 no streams are taken", set(&[(STREAMS, 0)]), taken()),
+        case("6.5.2 any list size is taken", set(&[(LIST, u32::MAX)]), taken()),
+        case("6.5.2 an unknown setting is ignored", set(&[(0xff, 1), (0, 0)]), taken()),
+    ]
+}
+
+fn frames() -> Vec<Case> {
     let taken = || Expect::Frame(SETTINGS, ACK);
     vec![
         case(
@@ -46,33 +83,6 @@ pub(super) fn cases() -> Vec<Case> {
             [set(&[(WINDOW, 0), (WINDOW, 65_535)]), asks(1)].concat(),
             Expect::Answered(1),
         ),
-        case("6.5.2 ENABLE_PUSH above 1 is an error", set(&[(PUSH, 2)]), Expect::Connection(PROTOCOL)),
-        case("6.5.2 ENABLE_PUSH of 0 is taken", set(&[(PUSH, 0)]), taken()),
-        case("6.5.2 ENABLE_PUSH of 1 is taken", set(&[(PUSH, 1)]), taken()),
-        case(
-            "6.5.2 a window above the largest is an error",
-            set(&[(WINDOW, 1 << 31)]),
-            Expect::Connection(FLOW),
-        ),
-        case("6.5.2 the largest window is taken", set(&[(WINDOW, 0x7fff_ffff)]), taken()),
-        case("6.5.2 no window is taken", set(&[(WINDOW, 0)]), taken()),
-        case(
-            "6.5.2 a frame size below the least is an error",
-            set(&[(FRAME, 16_383)]),
-            Expect::Connection(PROTOCOL),
-        ),
-        case(
-            "6.5.2 a frame size above the largest is an error",
-            set(&[(FRAME, 1 << 24)]),
-            Expect::Connection(PROTOCOL),
-        ),
-        case("6.5.2 the least frame size is taken", set(&[(FRAME, 16_384)]), taken()),
-        case("6.5.2 the largest frame size is taken", set(&[(FRAME, (1 << 24) - 1)]), taken()),
-        case("6.5.2 no table is taken", [set(&[(TABLE, 0)]), asks(1)].concat(), taken()),
-        case("6.5.2 the largest table is taken", set(&[(TABLE, u32::MAX)]), taken()),
-        case("6.5.2 no streams are taken", set(&[(STREAMS, 0)]), taken()),
-        case("6.5.2 any list size is taken", set(&[(LIST, u32::MAX)]), taken()),
-        case("6.5.2 an unknown setting is ignored", set(&[(0xff, 1), (0, 0)]), taken()),
         case("6.5.3 empty SETTINGS are acknowledged", set(&[]), taken()),
         case(
             "6.5.3 many settings are acknowledged once",

@@ -2,11 +2,23 @@
 
 use super::*;
 
+fn after_request(then: Vec<u8>) -> Vec<u8> {
+    [asks(1), then].concat()
+}
+
+fn after_reset(then: Vec<u8>) -> Vec<u8> {
+    [posts(1), frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()), then].concat()
+}
+
+fn update(stream: u32, by: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
 pub(super) fn cases() -> Vec<Case> {
-    let after_request = |then: Vec<u8>| [asks(1), then].concat();
-    let after_reset =
-        |then: Vec<u8>| [posts(1), frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()), then].concat();
-    let update = |stream, by: u32| frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
+    [idle(), half_closed(), closed(), others()].into_iter().flatten().collect()
+}
+
+fn idle() -> Vec<Case> {
     vec![
         case(
             "5.1 DATA on an idle stream is an error",
@@ -29,6 +41,11 @@ pub(super) fn cases() -> Vec<Case> {
             frame(PRIORITY, 0, 5, &[0, 0, 0, 0, 1]),
             Expect::Nothing,
         ),
+    ]
+}
+
+fn half_closed() -> Vec<Case> {
+    vec![
         case(
             "5.1 DATA on a half-closed stream is an error",
             after_request(frame(DATA, END_STREAM, 1, b"a")),
@@ -59,6 +76,11 @@ pub(super) fn cases() -> Vec<Case> {
             after_request(frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())),
             Expect::Nothing,
         ),
+    ]
+}
+
+fn closed() -> Vec<Case> {
+    vec![
         case(
             "5.1 PRIORITY on a closed stream is none",
             after_reset(frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1])),
@@ -81,6 +103,11 @@ pub(super) fn cases() -> Vec<Case> {
             after_reset(frame(DATA, END_STREAM, 1, b"a")),
             Expect::Stream(1, &[1, 5]),
         ),
+    ]
+}
+
+fn others() -> Vec<Case> {
+    vec![
         case(
             "5.1.1 a stream of an even number is an error",
             frame(HEADERS, WHOLE, 2, &get(&[])),

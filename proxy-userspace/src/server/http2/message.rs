@@ -18,11 +18,8 @@ pub(super) fn request<B: Body>(request: Request<B>) -> Request<B> {
     for (name, value) in std::mem::take(&mut head.headers) {
         last = name.or(last);
         match &last {
-            Some(name) if *name == HOST || *name == COOKIE => {
-                if *name == COOKIE {
-                    join_crumb(&mut fields, value);
-                }
-            }
+            Some(name) if *name == HOST => {}
+            Some(name) if *name == COOKIE => join_crumb(&mut fields, value),
             Some(name) => {
                 fields.append(name.clone(), value);
             }
