@@ -4,6 +4,8 @@
 //! before hyper sees them and follows bodies to their ends. A request that is not admitted is answered by us,
 //! after those before it, and its connection ends; an answer that is not admitted becomes a 502. Fails closed.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod agreement;
 mod answer;
 mod chunked;
 mod framer;
@@ -27,7 +29,7 @@ pub(crate) fn check(method: &str, target: &str, fields: &HeaderMap, rules: &Rule
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     head.extend(b"\r\n");
-    request::judge(&head, rules).map(drop)
+    request::judge(&head, false, rules).map(drop)
 }
 
 /// What operators may choose.

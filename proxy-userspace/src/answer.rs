@@ -123,6 +123,7 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::ResponseHeadTimeout => "upstream response timeout",
         Reason::RequestTimeout => "request timeout",
         Reason::ResponseBodyIdle => "upstream response body timeout",
+        Reason::WriteIdle => "the answer is not taken",
         Reason::UpstreamReset => "upstream closed before its response was complete",
         Reason::UpstreamProtocol => "upstream response is not valid HTTP",
         Reason::DownstreamReset => "request was broken off",

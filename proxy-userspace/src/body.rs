@@ -50,9 +50,14 @@ pub(crate) struct RequestStream {
     incoming: Incoming,
     downstream: Arc<Downstream>,
     timeouts: Timeouts,
-    /// The client has been silent since the last frame, and its time runs.
-    waits: bool,
+    /// Since when the client has been silent, and its time runs.
+    waits: Option<Instant>,
+    /// How long it was before.
+    waited: Duration,
 }
+
+/// How long a body may be waited for, in all, before it must keep a rate.
+const GRACE: Duration = Duration::from_secs(10);
 
 impl RequestBody {
     pub(crate) fn new(incoming: Incoming, downstream: &Arc<Downstream>, timeouts: Timeouts) -> Self {
@@ -60,7 +65,7 @@ impl RequestBody {
             return Self::Empty;
         }
         let downstream = Arc::clone(downstream);
-        Self::Stream(RequestStream { incoming, downstream, timeouts, waits: false })
+        Self::Stream(RequestStream { incoming, downstream, timeouts, waits: None, waited: Duration::ZERO })
     }
 
     /// One that has been read.
@@ -80,6 +85,14 @@ impl RequestBody {
     }
 }
 
+/// How long the next piece of a body may take: no longer than `idle`, nor so long that the `bytes` which came while
+/// it was `waited` for are fewer than `rate` a second, [`GRACE`] apart.
+fn patience(idle: Option<Duration>, rate: u64, (bytes, waited): (u64, Duration)) -> Option<Duration> {
+    let earned = bytes.checked_div(rate).map(Duration::from_secs);
+    let slow = earned.map(|earned| GRACE.saturating_add(earned).saturating_sub(waited));
+    [idle, slow].into_iter().flatten().min()
+}
+
 impl RequestStream {
     /// All of it has been read: now the endpoint's time runs.
     fn complete(&self) {
@@ -89,13 +102,21 @@ impl RequestStream {
         self.downstream.deadline.stage_from(now, Reason::ResponseHeadTimeout, timeout);
     }
 
+    fn patience(&self) -> Option<Duration> {
+        // A stream costs no connection, and of gRPC it may be silent for long.
+        let is_stream = self.downstream.is_stream();
+        let rate = if is_stream { 0 } else { self.downstream.relay.settings.min_body_rate };
+        let came = (self.downstream.request_body_bytes(), self.waited);
+        patience(self.timeouts.request_body_idle, rate, came)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         loop {
             let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-            if frame.is_pending() && !self.waits {
-                self.waits = true;
-                let timeout = self.timeouts.request_body_idle;
-                self.downstream.deadline.stage(Reason::RequestBodyIdle, timeout);
+            if frame.is_pending() && self.waits.is_none() {
+                let now = Instant::now();
+                self.waits = Some(now);
+                self.downstream.deadline.stage_from(now, Reason::RequestBodyIdle, self.patience());
             }
             match ready!(frame) {
                 Some(Ok(frame)) => {
@@ -105,7 +126,9 @@ impl RequestStream {
                             Err(_) => continue,
                         }
                     };
-                    self.waits = false;
+                    if let Some(since) = self.waits.take() {
+                        self.waited += since.elapsed();
+                    }
                     self.downstream.request_body_read(data.len());
                     if self.incoming.is_end_stream() {
                         self.complete();
@@ -369,5 +392,28 @@ impl Drop for AnswerBody {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d4_a_body_must_keep_its_rate_after_ten_seconds_of_waiting() {
+        let seconds = Duration::from_secs;
+        let idle = Some(seconds(30));
+        for (rate, bytes, waited, wanted) in [
+            (240, 0, 0, Some(seconds(10))),
+            (240, 240, 9, Some(seconds(2))),
+            (240, 100, 10, Some(Duration::ZERO)),
+            (240, 2400, 25, Some(Duration::ZERO)),
+            (240, 24_000, 25, Some(seconds(30))),
+            (0, 0, 1000, Some(seconds(30))),
+            (1, u64::MAX, 1000, Some(seconds(30))),
+        ] {
+            assert_eq!(patience(idle, rate, (bytes, seconds(waited))), wanted, "{rate} {bytes} {waited}");
+        }
+        assert_eq!(patience(None, 0, (5, seconds(5))), None);
     }
 }

@@ -232,6 +232,14 @@ pub struct Config {
     /// How long to wait for a client's first byte before the server may speak first.
     #[arg(long, env = "WEIR_DETECT_TIMEOUT", value_parser = humantime::parse_duration, default_value = "50ms")]
     pub detect_timeout: Duration,
+    /// Proxies in front of Gateways and Ingresses whose X-Forwarded-For, -Proto and -Host are believed; what
+    /// other clients say there is dropped.
+    #[arg(long, env = "WEIR_TRUSTED_HOPS", default_value_t = 0)]
+    pub trusted_hops: u8,
+    /// Bytes a second that a request's body must bring while it is waited for, after ten seconds: 408 otherwise.
+    /// 0 turns it off.
+    #[arg(long, env = "WEIR_MIN_BODY_RATE", default_value_t = 240)]
+    pub min_body_rate: u32,
     /// Accept field names with underscores, which some servers take for hyphens: 400 otherwise.
     #[arg(long, env = "WEIR_ALLOW_UNDERSCORES")]
     pub allow_underscores: bool,
@@ -336,6 +344,9 @@ pub struct TimeoutArgs {
     /// Silence within an answer's body: the connection is aborted.
     #[arg(long, env = "WEIR_TIMEOUT_RESPONSE_BODY_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
     pub timeout_response_body_idle: Duration,
+    /// A client that takes nothing of its answer: its connection is reset.
+    #[arg(long, env = "WEIR_TIMEOUT_WRITE_IDLE", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub timeout_write_idle: Duration,
     /// A client's connection without a request: closed.
     #[arg(long, env = "WEIR_TIMEOUT_DOWNSTREAM_IDLE", value_parser = humantime::parse_duration, default_value = "60s")]
     pub timeout_downstream_idle: Duration,

@@ -43,6 +43,10 @@ pub(crate) struct Deadline {
     at: AtomicU64,
     late: AtomicU8,
     whole: AtomicU64,
+    /// Until when the client must take something of what is written.
+    taken: AtomicU64,
+    /// It has not.
+    has_stalled: AtomicBool,
     expired: AtomicU8,
     /// Another task moves it as well.
     shared: AtomicBool,
@@ -58,6 +62,8 @@ impl Deadline {
             at: AtomicU64::new(NEVER),
             late: AtomicU8::new(NOTHING),
             whole: AtomicU64::new(NEVER),
+            taken: AtomicU64::new(NEVER),
+            has_stalled: AtomicBool::new(false),
             expired: AtomicU8::new(NOTHING),
             shared: AtomicBool::new(false),
             armed: AtomicU64::new(0),
@@ -101,6 +107,23 @@ impl Deadline {
         if at < whole { self.set(code(reason), at) } else { self.set(code(Reason::RequestTimeout), whole) }
     }
 
+    /// The client takes nothing of what is written, whatever else is awaited.
+    pub(crate) fn stalls(&self, timeout: Option<Duration>) {
+        if self.taken.load(Relaxed) == NEVER {
+            self.taken.store(self.after(Instant::now(), timeout), Relaxed);
+        }
+    }
+
+    /// The client has once taken nothing for too long: its connection ends.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.has_stalled.load(Relaxed)
+    }
+
+    /// The client has taken some of it.
+    pub(crate) fn flows(&self) {
+        self.taken.store(NEVER, Relaxed);
+    }
+
     /// Nothing is awaited but the whole request's end.
     pub(crate) fn no_stage(&self) {
         self.set(code(Reason::RequestTimeout), self.whole.load(Relaxed));
@@ -140,7 +163,8 @@ impl Deadline {
             if shared {
                 self.armed.store(0, Relaxed);
             }
-            let at = self.at.load(Relaxed);
+            let (stage, taken) = (self.at.load(Relaxed), self.taken.load(Relaxed));
+            let at = stage.min(taken);
             let due = if at == NEVER { None } else { Some(self.start + Duration::from_nanos(at)) };
             if let Some(due) = due.filter(|due| *due < timer.deadline()) {
                 timer.as_mut().reset(due);
@@ -148,7 +172,7 @@ impl Deadline {
             if shared {
                 self.armed.store(self.nanos(timer.deadline()), Relaxed);
                 fence(SeqCst);
-                if self.at.load(Relaxed) != at {
+                if self.at.load(Relaxed) != stage {
                     continue;
                 }
             }
@@ -164,8 +188,14 @@ impl Deadline {
                 timer.as_mut().reset(due);
                 continue;
             }
-            let late = self.late.load(Relaxed);
+            let late = if taken < stage {
+                self.has_stalled.store(true, Relaxed);
+                code(Reason::WriteIdle)
+            } else {
+                self.late.load(Relaxed)
+            };
             self.at.store(NEVER, Relaxed);
+            self.taken.store(NEVER, Relaxed);
             self.expired.store(late, Relaxed);
             if let Some(late) = decode(late) {
                 return Poll::Ready(late);
@@ -247,6 +277,28 @@ mod tests {
         let (late, after) = next(&deadline).await;
         assert_eq!(late, Late::Stage(Reason::RequestTimeout));
         assert!(after >= 10 * SECOND && after < 11 * SECOND, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn d5_a_client_that_takes_nothing_is_late_whatever_else_is_awaited() {
+        let deadline = Deadline::new();
+        deadline.stalls(Some(30 * SECOND));
+        deadline.stage(Reason::ResponseBodyIdle, Some(300 * SECOND));
+        deadline.stalls(Some(30 * SECOND));
+        let (late, after) = next(&deadline).await;
+        assert_eq!(late, Late::Stage(Reason::WriteIdle));
+        assert!(after >= 30 * SECOND && after < 31 * SECOND, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn d5_a_client_that_takes_a_little_now_and_then_is_not_late() {
+        let deadline = Deadline::new();
+        deadline.stage(Reason::ResponseBodyIdle, Some(300 * SECOND));
+        deadline.stalls(Some(30 * SECOND));
+        deadline.flows();
+        let (late, after) = next(&deadline).await;
+        assert_eq!(late, Late::Stage(Reason::ResponseBodyIdle));
+        assert!(after >= 300 * SECOND && after < 301 * SECOND, "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
     if route.cluster.protocol == Protocol::Opaque {
         return Verdict::Opaque(Bytes::new(), None);
     }
-    let mut client = pin!(client_speaks(downstream));
+    let mut client = pin!(client_speaks(downstream, route.cluster.protocol));
     let patience = downstream.relay.settings.detect_timeout;
     match tokio::time::timeout(patience, client.as_mut()).await {
         Ok(verdict) => verdict,
@@ -55,7 +55,7 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
 
 /// Waits for the client to speak.
 async fn unprompted(downstream: &Downstream) -> Verdict {
-    let mut client = pin!(client_speaks(downstream));
+    let mut client = pin!(client_speaks(downstream, Protocol::Http1));
     tokio::select! {
         verdict = client.as_mut() => return verdict,
         () = sleep_or_never(downstream.timeouts.downstream_idle), if downstream.is_silent() => {}
@@ -66,7 +66,7 @@ async fn unprompted(downstream: &Downstream) -> Verdict {
 }
 
 /// Reads until the client's bytes decide.
-async fn client_speaks(downstream: &Downstream) -> Verdict {
+async fn client_speaks(downstream: &Downstream, protocol: Protocol) -> Verdict {
     let first = match read_some(downstream).await {
         Ok(first) if first.is_empty() => return Verdict::Over,
         Ok(first) => first,
@@ -76,16 +76,16 @@ async fn client_speaks(downstream: &Downstream) -> Verdict {
         }
     };
     downstream.head_begins();
-    match classify(&first) {
+    match classify(&first, protocol) {
         Opening::Http1 => Verdict::Http(first),
         Opening::Http2 => Verdict::Http2(first),
         Opening::Opaque => Verdict::Opaque(first, None),
-        Opening::Unsure => more_bytes(downstream, first).await,
+        Opening::Unsure => more_bytes(downstream, first, protocol).await,
     }
 }
 
 /// A few letters were not enough. If no more come it is hyper that lets the head time out.
-async fn more_bytes(downstream: &Downstream, first: Bytes) -> Verdict {
+async fn more_bytes(downstream: &Downstream, first: Bytes, protocol: Protocol) -> Verdict {
     let mut bytes = first.to_vec();
     let mut late = pin!(sleep_or_never(downstream.timeouts.request_head));
     loop {
@@ -97,7 +97,7 @@ async fn more_bytes(downstream: &Downstream, first: Bytes) -> Verdict {
             Ok(more) if !more.is_empty() => bytes.extend_from_slice(&more),
             _ => return Verdict::Http(bytes.into()),
         }
-        match classify(&bytes) {
+        match classify(&bytes, protocol) {
             Opening::Http1 => return Verdict::Http(bytes.into()),
             Opening::Http2 => return Verdict::Http2(bytes.into()),
             Opening::Opaque => return Verdict::Opaque(bytes.into(), None),
@@ -106,10 +106,11 @@ async fn more_bytes(downstream: &Downstream, first: Bytes) -> Verdict {
     }
 }
 
-/// CONNECT asks for a tunnel, so it gets one: the endpoint is a proxy, or answers that it is none.
-fn classify(bytes: &[u8]) -> Opening {
+/// CONNECT asks for a tunnel, so it gets one: the endpoint is a proxy, or answers that it is none. Where the
+/// port is said to be HTTP it is answered 405.
+fn classify(bytes: &[u8], protocol: Protocol) -> Opening {
     match opening(bytes) {
-        Opening::Http1 if bytes.starts_with(b"CONNECT ") => Opening::Opaque,
+        Opening::Http1 if bytes.starts_with(b"CONNECT ") && protocol == Protocol::Detect => Opening::Opaque,
         opening => opening,
     }
 }

@@ -28,23 +28,57 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, message: Message) {
 /// Appends the client's address to X-Forwarded-For: only where the endpoint cannot see it.
 pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     if let Ok(value) = HeaderValue::from_str(&client.to_string()) {
-        headers.append(HeaderName::from_static("x-forwarded-for"), value);
+        headers.append(X_FORWARDED_FOR, value);
     }
 }
 
-/// Tells an endpoint behind a Gateway who asks, for which host, and how.
-pub(crate) fn say_who_asks(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
-    append_forwarded_for(headers, client);
-    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(scheme));
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+/// Tells an endpoint behind a Gateway who asks, for which host, and how. What clients say about that is believed
+/// where so many proxies in front of the agent are `trusted`, and only as far as they have said it themselves.
+pub(crate) fn say_who_asks(
+    headers: &mut HeaderMap,
+    (client, scheme): (IpAddr, &'static str),
+    trusted: usize,
+) {
+    let (proto, host) =
+        (HeaderName::from_static("x-forwarded-proto"), HeaderName::from_static("x-forwarded-host"));
+    let before = forwarded_for(headers, trusted);
+    let believed = [&proto, &host].map(|name| headers.get(name).filter(|_| trusted > 0).cloned());
+    if headers.keys().any(says_who_asks) {
+        retain(headers, |name| !says_who_asks(name));
     }
+    for hop in before {
+        headers.append(X_FORWARDED_FOR, hop);
+    }
+    append_forwarded_for(headers, client);
+    let [said_proto, said_host] = believed;
+    headers.insert(proto, said_proto.unwrap_or(HeaderValue::from_static(scheme)));
+    if let Some(said) = said_host.or_else(|| headers.get(HOST).cloned()) {
+        headers.insert(host, said);
+    }
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Fields by which whoever stands before an endpoint says what the endpoint cannot see.
+fn says_who_asks(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-weir-")
+        || matches!(name, "forwarded" | "x-real-ip")
+}
+
+/// The last so many addresses of X-Forwarded-For, in their order.
+fn forwarded_for(headers: &HeaderMap, last: usize) -> Vec<HeaderValue> {
+    let values = headers.get_all(X_FORWARDED_FOR).iter();
+    let hops = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let hops: Vec<_> = hops.filter_map(|hop| HeaderValue::from_bytes(hop).ok()).collect();
+    hops.into_iter().rev().take(last).rev().collect()
 }
 
 fn ends_here(name: &HeaderName, message: Message) -> bool {
     match name.as_str() {
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "upgrade" => true,
-        "expect" | "http2-settings" => message == Message::Request,
+        "expect" | "http2-settings" | "proxy-authorization" => message == Message::Request,
         "transfer-encoding" => message == Message::Answer,
         _ => false,
     }
@@ -107,6 +141,48 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut map, Message::Request);
         assert_eq!(listed(&map), [("host", "web"), ("a", "1"), ("a", "2"), ("b", "3")]);
+    }
+
+    #[test]
+    fn s33_what_is_for_this_hop_ends_here_also_where_connection_does_not_name_it() {
+        let mut map = headers(&[
+            ("proxy-authorization", "Basic eA=="),
+            ("te", "trailers, gzip"),
+            ("trailer", "x"),
+            ("http2-settings", "AAMA"),
+            ("proxy-connection", "close"),
+            ("authorization", "Basic eA=="),
+        ]);
+        strip_hop_by_hop(&mut map, Message::Request);
+        assert_eq!(listed(&map), [("authorization", "Basic eA==")]);
+    }
+
+    #[test]
+    fn s34_what_a_client_says_about_itself_is_believed_only_of_proxies_that_are_trusted() {
+        let said = [
+            ("host", "web"),
+            ("x-forwarded-for", "192.0.2.9, 192.0.2.1"),
+            ("forwarded", "for=192.0.2.9"),
+            ("x-forwarded-for", "192.0.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-real-ip", "192.0.2.9"),
+            ("a", "1"),
+        ];
+        let told = |trusted| {
+            let mut map = headers(&said);
+            say_who_asks(&mut map, ([10, 1, 0, 9].into(), "http"), trusted);
+            listed(&map)
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let own = "host=web a=1 x-forwarded-for=10.1.0.9 x-forwarded-proto=http x-forwarded-host=web";
+        assert_eq!(told(0), own);
+        let behind_two = "host=web a=1 x-forwarded-for=192.0.2.1 x-forwarded-for=192.0.2.2 x-forwarded-for=10.1.0.9 \
+                          x-forwarded-proto=https x-forwarded-host=web";
+        assert_eq!(told(2), behind_two);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Reason {
     RequestTimeout,
     /// The answer's body was silent for too long.
     ResponseBodyIdle,
+    /// The client took nothing of its answer for too long.
+    WriteIdle,
     /// The endpoint closed or reset before its answer was complete.
     UpstreamReset,
     /// The endpoint answered something that is not HTTP.
@@ -54,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -63,6 +65,7 @@ impl Reason {
         Self::ResponseHeadTimeout,
         Self::RequestTimeout,
         Self::ResponseBodyIdle,
+        Self::WriteIdle,
         Self::UpstreamReset,
         Self::UpstreamProtocol,
         Self::DownstreamReset,
@@ -83,6 +86,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailed | Self::ConnectTimeout => "UF",
             Self::ResponseHeadTimeout | Self::RequestTimeout | Self::ResponseBodyIdle => "UT",
+            Self::WriteIdle => "SI",
             Self::UpstreamReset => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::DownstreamReset => "DC",
@@ -110,6 +114,7 @@ impl Reason {
             Self::ResponseHeadTimeout => "response_head_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ResponseBodyIdle => "response_body_idle",
+            Self::WriteIdle => "write_idle",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::DownstreamReset => "downstream_reset",
@@ -137,7 +142,11 @@ impl Reason {
             Self::NoRoute => 404,
             Self::RouteInvalid => 500,
             Self::Misdirected => 421,
-            Self::ResponseBodyIdle | Self::DownstreamReset | Self::TlsHandshake | Self::TlsTimeout => 0,
+            Self::ResponseBodyIdle
+            | Self::WriteIdle
+            | Self::DownstreamReset
+            | Self::TlsHandshake
+            | Self::TlsTimeout => 0,
         }
     }
 }

@@ -66,6 +66,12 @@ pub(crate) struct Settings {
     pub(crate) redirects: bool,
     /// The part of fit connections that stays in relay, 0 to 1.
     pub(crate) splice_control: f64,
+    /// Proxies before a Gateway or an Ingress that are believed.
+    pub(crate) trusted_hops: usize,
+    /// How a body must come, in bytes a second; 0: anyhow.
+    pub(crate) min_body_rate: u64,
+    /// How long a client may take nothing of its answer.
+    pub(crate) write_idle: Option<Duration>,
 }
 
 impl From<&Config> for Settings {
@@ -78,6 +84,9 @@ impl From<&Config> for Settings {
             answer_cap: u64::from(config.redirect_answer_cap),
             redirects: config.steering == Steering::Ebpf && config.acceleration != Acceleration::Off,
             splice_control: config.splice_control,
+            trusted_hops: usize::from(config.trusted_hops),
+            min_body_rate: u64::from(config.min_body_rate),
+            write_idle: Some(config.timeouts.timeout_write_idle).filter(|timeout| !timeout.is_zero()),
         }
     }
 }

@@ -49,6 +49,10 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let answered = matches!(end, End::Done(Ok(())));
     let refused = downstream.refusal().is_some() && matches!(end, End::Done(_));
     drop(http);
+    if downstream.deadline.has_stalled() {
+        // What it did not take would stay in the kernel.
+        crate::wire::reset_on_close(downstream.wire.stream());
+    }
     conclude(&downstream, end).await;
     if refused || (answered && !downstream.splice.is_cut()) {
         downstream.take_leave().await;

@@ -282,7 +282,7 @@ pub enum Lane {
 pub enum Protocol {
     /// Looks at the first bytes: HTTP is relayed as the client speaks it, the rest is tunnelled.
     Detect,
-    /// The same, but the endpoints speak HTTP/1, whatever the client does.
+    /// The same, but the endpoints speak HTTP/1, whatever the client does; CONNECT is none of it.
     Http1,
     /// The same, but the endpoints speak HTTP/2.
     Http2,

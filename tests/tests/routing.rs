@@ -171,7 +171,7 @@ fn an_endpoint_behind_an_ingress_is_told_who_asks_and_sees_the_path_that_was_mat
         let answer = ask(from, &scene, 80, ("api.example.com", "//user/./%61?q=%2F"), &spoofed)?;
         assert_eq!(answer.seen()["line"], "GET /user/a?q=%2F HTTP/1.1", "{answer:?}");
         assert_eq!(answer.seen_field("host"), "api.example.com");
-        assert_eq!(answer.seen_field("x-forwarded-for"), format!("192.0.2.1,{}", from.v4()));
+        assert_eq!(answer.seen_field("x-forwarded-for"), from.v4().to_string());
         assert_eq!(answer.seen_field("x-forwarded-proto"), "http");
         assert_eq!(answer.seen_field("x-forwarded-host"), "api.example.com");
     }

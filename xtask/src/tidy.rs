@@ -36,10 +36,15 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
         Ok(Source::of(&text))
     };
     let sources = files.iter().map(read).collect::<Result<Vec<_>>>()?;
-    let mut tests: Vec<PathBuf> =
-        ["tests/tests", "proxy-userspace/tests", "proxy-common/tests", "proxy-common/fuzz"]
-            .map(PathBuf::from)
-            .into();
+    let mut tests: Vec<PathBuf> = [
+        "tests/tests",
+        "proxy-userspace/tests",
+        "proxy-userspace/fuzz",
+        "proxy-common/tests",
+        "proxy-common/fuzz",
+    ]
+    .map(PathBuf::from)
+    .into();
     tests.extend(files.iter().zip(&sources).flat_map(|(file, source)| test_modules(file, source)));
     for (file, source) in files.iter().zip(&sources) {
         let is_test = tests.iter().any(|module| file.with_extension("").starts_with(module));

@@ -25,6 +25,7 @@ pub(crate) struct Framer {
 enum Side {
     Client {
         is_last: bool,
+        is_secure: bool,
     },
     /// An endpoint, and what it is to answer.
     Endpoint {
@@ -55,10 +56,10 @@ pub(crate) enum Part {
 }
 
 impl Framer {
-    /// For what a client sends.
-    pub(crate) fn of_client(rules: Arc<Rules>) -> Self {
-        let state = State::Head(End::default());
-        Self { rules, side: Side::Client { is_last: false }, state, refusal: None, heads: 0 }
+    /// For what a client sends; `is_secure` where that comes over TLS.
+    pub(crate) fn of_client(rules: Arc<Rules>, is_secure: bool) -> Self {
+        let (side, state) = (Side::Client { is_last: false, is_secure }, State::Head(End::default()));
+        Self { rules, side, state, refusal: None, heads: 0 }
     }
 
     /// For what an endpoint sends.
@@ -130,7 +131,7 @@ impl Framer {
     /// Judges a whole head.
     fn head(&mut self, head: &[u8]) {
         let judged = match self.side {
-            Side::Client { .. } => request::judge(head, &self.rules),
+            Side::Client { is_secure, .. } => request::judge(head, is_secure, &self.rules),
             Side::Endpoint { to_head, .. } => answer::judge(head, to_head, &self.rules),
         };
         match judged {
@@ -143,7 +144,7 @@ impl Framer {
 
     fn begins(&mut self, admitted: Admitted) {
         match &mut self.side {
-            Side::Client { is_last } => *is_last = admitted.is_last,
+            Side::Client { is_last, .. } => *is_last = admitted.is_last,
             Side::Endpoint { interim, .. } if admitted.is_interim => {
                 *interim += 1;
                 if *interim > INTERIM_MAX {
@@ -166,8 +167,8 @@ impl Framer {
 
     fn ends(&mut self) {
         self.state = match self.side {
-            Side::Client { is_last: true } => State::Over,
-            Side::Client { is_last: false } => State::Head(End::default()),
+            Side::Client { is_last: true, .. } => State::Over,
+            Side::Client { is_last: false, .. } => State::Head(End::default()),
             Side::Endpoint { .. } => State::Silent,
         };
     }
@@ -190,6 +191,17 @@ impl Framer {
     /// One message has ended, and no byte of the next has been seen.
     pub(crate) fn is_between(&self) -> bool {
         matches!(self.state, State::Head(end) if end.is_fresh()) || matches!(self.state, State::Silent)
+    }
+
+    /// What of a message is awaited: "head", "length", "chunked" or another word.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn awaits(&self) -> &'static str {
+        match self.state {
+            State::Head(_) => "head",
+            State::Length(_) => "length",
+            State::Chunked(_) => "chunked",
+            State::Silent | State::UntilClose | State::Over => "other",
+        }
     }
 
     /// Messages that have begun, interim answers apart.

@@ -53,10 +53,10 @@ const METHODS: &[&str] = &[
     "PURGE",
 ];
 
-/// Judges a whole head, from its first line to its empty one.
-pub(super) fn judge(head: &[u8], rules: &Rules) -> Result<Admitted, Refusal> {
+/// Judges a whole head, from its first line to its empty one; `is_secure` where it came over TLS.
+pub(super) fn judge(head: &[u8], is_secure: bool, rules: &Rules) -> Result<Admitted, Refusal> {
     let mut lines = lines(head);
-    let line = Line::read(lines.next().unwrap_or_default(), rules)?;
+    let line = Line::read(lines.next().unwrap_or_default(), is_secure, rules)?;
     let mut fields = Framing::default();
     for field in lines {
         fields.read(field, Direction::Request, rules)?;
@@ -72,10 +72,11 @@ struct Line<'a> {
     method: &'a [u8],
     target: &'a [u8],
     is_http_11: bool,
+    is_secure: bool,
 }
 
 impl<'a> Line<'a> {
-    fn read(line: &'a [u8], rules: &Rules) -> Result<Self, Refusal> {
+    fn read(line: &'a [u8], is_secure: bool, rules: &Rules) -> Result<Self, Refusal> {
         let odd = Oddity::FirstLine.because("the request line is not three parts with a space between them");
         let mut parts = line.split(|byte| *byte == b' ');
         let (Some(method), Some(target), version, None) =
@@ -100,7 +101,7 @@ impl<'a> Line<'a> {
         if !target.iter().all(|byte| matches!(byte, b'!'..=b'~') && *byte != b'#') {
             return Err(Oddity::TargetForm.because("the target has a byte that is not a target's"));
         }
-        let line = Self { method, target, is_http_11 };
+        let line = Self { method, target, is_http_11, is_secure };
         line.check_method(rules)?;
         Ok(line)
     }
@@ -125,9 +126,11 @@ impl<'a> Line<'a> {
         if self.target.first() == Some(&b'/') || (self.target == b"*" && self.method == b"OPTIONS") {
             return Ok((None, self.target));
         }
-        let form = Oddity::TargetForm.because("the target is neither a path nor an http URL");
-        let (scheme, rest) = self.target.split_at_checked(7).ok_or(form)?;
-        if !scheme.eq_ignore_ascii_case(b"http://") {
+        let form =
+            Oddity::TargetForm.because("the target is neither a path nor a URL of the connection's scheme");
+        let own: &[u8] = if self.is_secure { b"https://" } else { b"http://" };
+        let (scheme, rest) = self.target.split_at_checked(own.len()).ok_or(form)?;
+        if !scheme.eq_ignore_ascii_case(own) {
             return Err(form);
         }
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());

@@ -8,46 +8,11 @@ mod corpus;
 mod framing;
 mod targets;
 
-use super::*;
+use super::{
+    agreement::{Fate, Way, strict},
+    *,
+};
 use std::sync::Arc;
-
-/// What became of bytes: how many passed, how many messages began, and what ended the passing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Fate {
-    passed: usize,
-    heads: u64,
-    refusal: Option<(Oddity, Part)>,
-    is_over: bool,
-}
-
-/// Bytes on their way through a framer, as the gates have it.
-struct Way {
-    framer: Framer,
-    held: Vec<u8>,
-    passed: usize,
-}
-
-impl Way {
-    fn new(framer: Framer) -> Self {
-        Self { framer, held: Vec::new(), passed: 0 }
-    }
-
-    fn read(&mut self, piece: &[u8]) {
-        self.held.extend(piece);
-        let passed = self.framer.admit(&self.held);
-        self.held.drain(..passed);
-        self.passed += passed;
-    }
-
-    fn fate(&self) -> Fate {
-        let refusal = self.framer.refusal().map(|(refusal, part)| (refusal.oddity, part));
-        Fate { passed: self.passed, heads: self.framer.heads(), refusal, is_over: self.framer.is_over() }
-    }
-}
-
-fn strict() -> Framer {
-    Framer::of_client(Arc::default())
-}
 
 /// The fate of bytes, which is the same however they are cut.
 fn fate(framer: impl Fn() -> Framer, bytes: &[u8]) -> Fate {
@@ -76,6 +41,22 @@ fn refused(bytes: impl AsRef<[u8]>) -> Option<Oddity> {
     });
     assert!(refusal.is_some() || fate.heads > 0, "neither admitted nor refused: {fate:?}");
     refusal
+}
+
+/// How long a usual head takes: `cargo test --release -- --ignored --nocapture` says it.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_head_costs() {
+    let head = "GET /api/v1/items/17?page=2 HTTP/1.1\r\nHost: web.demo.svc.cluster.local\r\n\
+                User-Agent: curl/8.5.0\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\n\
+                Cookie: session=0123456789abcdef0123456789\r\n\r\n";
+    let rounds = 1_000_000;
+    let mut framer = strict();
+    let began = std::time::Instant::now();
+    for _ in 0..rounds {
+        assert_eq!(framer.admit(std::hint::black_box(head.as_bytes())), head.len());
+    }
+    println!("{} bytes: {:?} a head", head.len(), began.elapsed() / rounds);
 }
 
 /// A GET with these fields beside Host.

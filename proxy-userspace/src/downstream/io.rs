@@ -22,6 +22,15 @@ impl DownstreamIo {
         let gate = Gate::new(&shared, replay);
         Self { shared, gate }
     }
+
+    /// A client that takes nothing has only so long.
+    fn watch(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Pending => self.shared.deadline.stalls(self.shared.relay.settings.write_idle),
+            Poll::Ready(_) => self.shared.deadline.flows(),
+        }
+        outcome
+    }
 }
 
 impl Read for DownstreamIo {
@@ -95,7 +104,8 @@ impl Write for DownstreamIo {
         if self.shared.splice.is_cut() {
             return Poll::Ready(Ok(buf.len()));
         }
-        self.shared.wire.poll_write(cx, buf)
+        let outcome = self.shared.wire.poll_write(cx, buf);
+        self.watch(outcome)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,6 +141,7 @@ impl Write for DownstreamIo {
         if self.shared.splice.is_cut() {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        self.shared.wire.poll_write_vectored(cx, slices)
+        let outcome = self.shared.wire.poll_write_vectored(cx, slices);
+        self.watch(outcome)
     }
 }

@@ -375,3 +375,55 @@ async fn u12_an_answer_before_the_requests_end_is_the_clients() {
     let answer = client.until("ok").await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
+
+#[tokio::test]
+async fn d22_an_endpoint_that_answers_503_is_asked_once_a_request() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut peer, count) = (endpoint.accept().await, Arc::clone(&count));
+            tokio::spawn(async move {
+                loop {
+                    peer.head().await;
+                    count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    peer.send("HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 2\r\n\r\nno").await;
+                }
+            });
+        }
+    });
+    let mut client = ring.client().await;
+    for _ in 0..200 {
+        client.send(GET).await;
+        let answer = client.until("no").await;
+        assert!(answer.starts_with("HTTP/1.1 503 Busy\r\nRetry-After: 7\r\n"), "{answer}");
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 200);
+}
+
+#[tokio::test]
+async fn d24_what_is_compressed_passes_as_it_is() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let mut client = ring.client().await;
+    let request = get("Accept-Encoding: gzip, br\r\n");
+    client.send(&request).await;
+    let mut server = endpoint.accept().await;
+    assert_eq!(server.head().await, request);
+    let squeezed: Vec<u8> = (0..=255).rev().collect();
+    let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 256\r\n\r\n";
+    server.send([head.as_bytes(), &squeezed].concat()).await;
+    assert_eq!(client.answer(256).await, (head.to_owned(), squeezed));
+}
+
+#[tokio::test]
+async fn p6_options_of_the_server_itself_is_answered_here() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let mut client = ring.client().await;
+    client.send("OPTIONS * HTTP/1.1\r\nHost: web\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    endpoint.stays_alone().await;
+}

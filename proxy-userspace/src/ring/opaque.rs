@@ -94,6 +94,19 @@ async fn a_cluster_that_is_opaque_is_tunnelled_without_a_look() {
 }
 
 #[tokio::test]
+async fn s23_connect_is_405_where_the_port_is_said_to_be_http() {
+    let endpoint = Endpoint::new().await;
+    let ring =
+        Setup { cluster: |cluster| cluster.protocol = Protocol::Http1, ..Setup::new(&[endpoint.addr]) };
+    let ring = ring.start().await;
+    let mut client = ring.client().await;
+    client.send("CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n").await;
+    assert!(client.all().await.starts_with("HTTP/1.1 405 "));
+    endpoint.stays_alone().await;
+    assert_eq!(ring.record().await.status, 405);
+}
+
+#[tokio::test]
 async fn connect_asks_for_a_tunnel_and_gets_one() {
     let endpoint = Endpoint::new().await;
     let ring = Ring::to(&endpoint).await;

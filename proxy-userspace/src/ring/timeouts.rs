@@ -294,3 +294,63 @@ async fn a_disabled_timeout_does_not_fire() {
     client.until("ok").await;
     assert_eq!(ring.record().await.reason, None);
 }
+
+#[tokio::test]
+async fn d4_a_body_that_comes_a_byte_at_a_time_is_a_408_and_no_request() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let Peer(client) = ring.client().await;
+    let (mut reads, mut writes) = client.into_split();
+    writes.write_all(b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 100000\r\n\r\n").await.unwrap();
+    let trickle = tokio::spawn(async move {
+        while writes.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let mut server = endpoint.accept().await;
+    server.head().await;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(6 * PATIENCE, reads.read_to_string(&mut answer)).await;
+    assert!(read.is_ok() && status(&answer) == "408", "{answer}");
+    trickle.abort();
+    let record = ring.record().await;
+    assert_eq!((record.status, record.reason), (408, Some(Reason::RequestBodyIdle)));
+    assert!(record.bytes_received < 100_000);
+}
+
+#[tokio::test]
+async fn d5_a_client_that_takes_nothing_of_its_answer_is_reset() {
+    let endpoint = Endpoint::new().await;
+    let ring =
+        Setup { args: vec!["--timeout-write-idle=150ms"], ..Setup::new(&[endpoint.addr]) }.start().await;
+    let mut client = ring.client().await;
+    client.send(GET).await;
+    let mut server = endpoint.accept().await;
+    server.head().await;
+    server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40)).await;
+    let chunk = vec![0; 1 << 16];
+    while server.0.write_all(&chunk).await.is_ok() {}
+    assert_eq!(ring.record().await.reason, Some(Reason::WriteIdle));
+    assert!(client.rest().await.is_err(), "reset");
+}
+
+#[tokio::test]
+async fn d5_a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+    let endpoint = Endpoint::new().await;
+    let ring = Setup { args: vec!["--timeout-write-idle=2s"], ..Setup::new(&[endpoint.addr]) }.start().await;
+    let mut client = ring.client().await;
+    client.send(GET).await;
+    let mut server = endpoint.accept().await;
+    server.head().await;
+    let size = 24 << 20;
+    tokio::spawn(async move {
+        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")).await;
+        server.send(vec![0; size]).await;
+    });
+    client.head().await;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.exactly(size / 12).await;
+    }
+    assert_eq!(ring.record().await.reason, None);
+}

@@ -90,7 +90,7 @@ fn s7_an_underscore_is_refused_unless_it_is_allowed_and_then_never_hides_the_fra
     }
     let allowing = || {
         let rules = Rules { underscores: true, ..Rules::default() };
-        Framer::of_client(Arc::new(rules))
+        Framer::of_client(Arc::new(rules), false)
     };
     assert_eq!(fate(allowing, get("X_Real_Ip: 10.0.0.1").as_bytes()).refusal, None);
     for (field, oddity) in [

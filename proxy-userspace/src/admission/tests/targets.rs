@@ -72,6 +72,15 @@ fn p5_another_url_is_refused() {
 }
 
 #[test]
+fn p5_over_tls_a_url_is_one_of_https() {
+    let secure = || Framer::of_client(Arc::default(), true);
+    let of = |one: &str| fate(secure, target(one).as_bytes()).refusal.map(|(oddity, _)| oddity);
+    assert_eq!(of("https://h/a"), None);
+    assert_eq!(of("http://h/a"), Some(Oddity::TargetForm));
+    assert_eq!(of("https://evil/a"), Some(Oddity::Authority));
+}
+
+#[test]
 fn p6_only_paths_urls_and_the_star_of_options_are_targets() {
     for odd in ["admin", "*", "a:80", "?a", "http", "*/a"] {
         assert_eq!(refused(target(odd)), Some(Oddity::TargetForm), "{odd}");
@@ -158,7 +167,7 @@ fn p14_delimiters_versions_and_methods_are_exact() {
         let head = format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n");
         let allowing = || {
             let rules = Rules { methods: vec!["M-SEARCH".to_owned()], ..Rules::default() };
-            Framer::of_client(Arc::new(rules))
+            Framer::of_client(Arc::new(rules), false)
         };
         assert_eq!(fate(allowing, head.as_bytes()).heads, 1, "{method}");
     }
