@@ -48,7 +48,9 @@ pub(super) fn limits(timeouts: Timeouts, rule: Limits, fields: &HeaderMap) -> Ti
         (Some(asked), Some(most)) => Some(asked.min(most)),
         (asked, most) => asked.or(most),
     };
-    Timeouts { request, response_head: rule.backend.or(rule.request).flatten(), ..timeouts }
+    let response_head = rule.backend.or(rule.request).flatten();
+    // Either side may be silent for as long as the other: a stream has one idle time.
+    Timeouts { request, response_head, request_body_idle: timeouts.response_body_idle, ..timeouts }
 }
 
 /// Small requests of known length may be redirected into the endpoint's socket.

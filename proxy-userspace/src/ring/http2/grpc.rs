@@ -80,3 +80,24 @@ async fn a_call_without_a_deadline_is_not_late_by_a_services_timeout() {
     assert_eq!(within(asked).await.unwrap().unwrap().status(), 200);
     assert_eq!(ring.record().await.grpc_status.map(crate::grpc::Status::label), Some("0"));
 }
+
+#[tokio::test]
+async fn a_caller_may_wait_with_its_next_message_for_as_long_as_the_endpoint_may() {
+    let endpoint = Endpoint::new().await;
+    let setup = Setup { cluster: http2, ..Setup::new(&[endpoint.addr]) };
+    let ring = setup.timeouts(|timeouts| timeouts.request_body_idle = Some(SHORT)).start().await;
+    let mut raw = raw::Raw::open(&ring).await;
+    let fields: [(&str, &[u8]); 2] = [("content-type", b"application/grpc"), ("te", b"trailers")];
+    raw.send(HEADERS, raw::END_HEADERS, 1, &raw::asked("POST", &fields)).await;
+    raw.send(raw::DATA, 0, 1, b"\0\0\0\0\x01a").await;
+    let mut server = accepted(&endpoint).await;
+    let call = headers(&mut server).await;
+    server.until(|came| came.kind == raw::DATA).await.unwrap();
+    tokio::time::sleep(3 * SHORT).await;
+    raw.send(raw::DATA, raw::END_STREAM, 1, b"\0\0\0\0\x01b").await;
+    server.until(|came| came.flags & raw::END_STREAM != 0).await.unwrap();
+    let head = raw::block(&[(":status", b"200"), ("grpc-status", b"0")]);
+    server.send(HEADERS, raw::END_HEADERS | raw::END_STREAM, call.stream, &head).await;
+    raw.until(|came| came.kind == HEADERS).await.unwrap();
+    assert_eq!(ring.record().await.reason, None);
+}
