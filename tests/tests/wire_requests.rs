@@ -109,7 +109,7 @@ fn is_refused(client: &mut Conversation, row: &Row, cuts: &[usize]) -> Result<()
 /// All rows: each on a connection of its own that `connect` gives.
 fn all_are_refused(scene: &Scene, connect: impl Fn(&Scene) -> Result<Conversation>) -> Result<()> {
     let rows: Vec<_> = framing().into_iter().chain(targets()).collect();
-    let mut sent = 0;
+    let mut sent = 0_u32;
     for row in &rows {
         let length = row.sent.chars().count();
         for cuts in [&[][..], &[1], &[length / 2], &[length - 1]] {
@@ -120,7 +120,6 @@ fn all_are_refused(scene: &Scene, connect: impl Fn(&Scene) -> Result<Conversatio
         }
     }
     let counted = format!("{sent} bad requests are counted");
-    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
     let expected = f64::from(sent) - 0.5;
     scene.agent.metrics_until(&counted, |all| all.sum("weir_bad_requests_total", &[]) > expected)?;
     // Those with a body that went wrong had reached an endpoint; of the others no byte did.

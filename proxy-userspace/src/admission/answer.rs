@@ -29,10 +29,7 @@ fn status_line(line: &[u8]) -> Result<(bool, u16), Refusal> {
         b"HTTP/1.0 " => false,
         _ => return Err(odd),
     };
-    let (digits, reason) = match rest {
-        [digits @ ..] if digits.len() == 3 => (digits, &[][..]),
-        _ => rest.split_at_checked(3).ok_or(odd)?,
-    };
+    let (digits, reason) = rest.split_at_checked(3).ok_or(odd)?;
     if !matches!(reason, [] | [b' ', ..]) || has_control(reason) || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Oddity::Status.because("the status is not three digits"));
     }

@@ -247,7 +247,7 @@ static TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        #[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "256 entries")]
+        #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "256 entries")]
         {
             table[byte] = (byte as u8).is_ascii_alphanumeric()
                 || matches!(

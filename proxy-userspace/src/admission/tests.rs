@@ -43,22 +43,6 @@ fn refused(bytes: impl AsRef<[u8]>) -> Option<Oddity> {
     refusal
 }
 
-/// How long a usual head takes: `cargo test --release -- --ignored --nocapture` says it.
-#[test]
-#[ignore = "a measurement"]
-fn what_a_head_costs() {
-    let head = "GET /api/v1/items/17?page=2 HTTP/1.1\r\nHost: web.demo.svc.cluster.local\r\n\
-                User-Agent: curl/8.5.0\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\n\
-                Cookie: session=0123456789abcdef0123456789\r\n\r\n";
-    let rounds = 1_000_000;
-    let mut framer = strict();
-    let began = std::time::Instant::now();
-    for _ in 0..rounds {
-        assert_eq!(framer.admit(std::hint::black_box(head.as_bytes())), head.len());
-    }
-    println!("{} bytes: {:?} a head", head.len(), began.elapsed() / rounds);
-}
-
 /// A GET with these fields beside Host.
 fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n")
