@@ -190,6 +190,11 @@ impl<'a> OneGateway<'a> {
                 let found = certificates::of_listener(one, by, (world, options, &source.namespace));
                 (listener.terms, listener.doubts) = (found.terms, found.doubts);
                 listener.unresolved = listener.unresolved.or(found.fault);
+                if wants_clients_certificates(spec, one.port) {
+                    // Who asks for them must not be served without.
+                    let text = "clients' certificates are not verified yet: tls.frontend".to_owned();
+                    listener.refused = Some(("Invalid", text));
+                }
             }
             if gateway.refused.is_some() {
                 listener.places.clear();
@@ -339,6 +344,16 @@ impl OneListener {
             ],
         }
     }
+}
+
+/// Whether clients have to prove who they are at a port (GEP-91).
+fn wants_clients_certificates(spec: &gateway::GatewaySpec, port: i32) -> bool {
+    let frontend = spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
+    let at = |frontend: &gateway::FrontendTls| {
+        let own = frontend.per_port.iter().find(|one| one.port == port);
+        own.map_or(&frontend.default, |one| &one.tls).validation.is_some()
+    };
+    frontend.is_some_and(at)
 }
 
 fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
