@@ -217,7 +217,7 @@ mod tests {
     /// One of a few names becomes a file, a directory, a symlink, or nothing.
     fn change(dir: &Path, (name, kind, size): (usize, u8, u8)) -> PathBuf {
         let names = ["a.yaml", "b.yaml", "c.json", "d.txt", ".e.yaml"];
-        let path = dir.join(names[name % names.len()]);
+        let path = dir.join(names.get(name % names.len()).unwrap());
         if path.is_dir() && !path.is_symlink() {
             fs::remove_dir(&path).unwrap();
         } else if path.is_symlink() || path.exists() {
