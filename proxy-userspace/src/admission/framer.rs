@@ -193,6 +193,11 @@ impl Framer {
         matches!(self.state, State::Head(end) if end.is_fresh()) || matches!(self.state, State::Silent)
     }
 
+    /// The next byte belongs to a head.
+    pub(crate) fn awaits_head(&self) -> bool {
+        matches!(self.state, State::Head(_))
+    }
+
     /// What of a message is awaited: "head", "length", "chunked" or another word.
     #[cfg(any(test, fuzzing))]
     pub(super) fn awaits(&self) -> &'static str {

@@ -54,7 +54,8 @@ impl Gate {
     /// Bytes have been read: how many of them may pass as they are. The others are kept back.
     pub(super) fn pass(&mut self, shared: &Downstream, bytes: &[u8]) -> usize {
         shared.splice.read(bytes.len());
-        if shared.phase() == Phase::Idle {
+        // The rest of a body whose request has been answered is no request.
+        if shared.phase() == Phase::Idle && self.framer.awaits_head() {
             shared.head_begins();
         }
         if !self.held.is_empty() {

@@ -53,6 +53,20 @@ async fn a_denied_request_with_a_body_never_reaches_the_endpoint() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_body_that_comes_when_its_request_is_answered_is_no_request() {
+    let endpoint = Endpoint::new().await;
+    let ring = ring_to(&endpoint).await;
+    let mut client = ring.client().await;
+    let head = "POST /form HTTP/1.1\r\nHost: web.other\r\nContent-Length: 100000\r\n\r\n";
+    client.send(head.to_owned() + &"x".repeat(100_000)).await;
+    assert!(client.all().await.starts_with("HTTP/1.1 403 "));
+    drop(client);
+    eventually(|| async { ring.relay.drain.open() == 0 }).await;
+    let [denied] = &ring.records(1).await[..] else { panic!("one record") };
+    assert_eq!(denied.reason, Some(Reason::PolicyDenied));
+}
+
+#[tokio::test]
 async fn p8_p10_p12_targets_without_one_meaning_are_answered_400() {
     let endpoint = Endpoint::new().await;
     let ring = ring_to(&endpoint).await;
