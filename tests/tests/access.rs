@@ -173,8 +173,8 @@ fn c12_a_changed_label_moves_verdicts_within_200_ms_and_disturbs_no_connection()
     open.send(request)?;
     assert_eq!(open.read(1)?.answers[0].status, 200);
     // SIGHUP: the time that a directory must be quiet is not the kernel half's. A busy machine may hold up any
-    // of the changes: the quickest tells what a change takes.
-    let mut quickest = Duration::MAX;
+    // of the changes: the median tells what a change takes.
+    let mut took = Vec::new();
     for (app, word) in [("client", "open"), ("stranger", "refused")].repeat(3) {
         let from = watching.stdout()?.len() as u64;
         let text = trio.with_stranger_as(app);
@@ -184,9 +184,10 @@ fn c12_a_changed_label_moves_verdicts_within_200_ms_and_disturbs_no_connection()
         wait::until(Duration::from_secs(10), "the verdict moves", || {
             Ok(String::from_utf8_lossy(&watching.stdout_from(from)?).contains(word))
         })?;
-        quickest = quickest.min(begun.elapsed());
+        took.push(begun.elapsed());
     }
-    assert!(quickest < Duration::from_millis(200), "a verdict moved after {quickest:?}");
+    took.sort_unstable();
+    assert!(took[took.len() / 2] < Duration::from_millis(200), "verdicts moved after {took:?}");
     open.send(request)?;
     assert_eq!(open.read(1)?.answers[0].status, 200);
     Ok(())
