@@ -11,19 +11,24 @@ use crate::{
     wire::Wire,
 };
 use bytes::Bytes;
-use std::{io, sync::Arc};
+use std::{future::Future, io, sync::Arc};
 use tokio::{net::TcpStream, time::Instant};
 
-/// Serves it to its end.
-pub(crate) async fn serve(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAddr) {
-    let metrics = Arc::clone(&relay.observer.metrics);
-    metrics.downstream_opened();
+/// Serves it to its end. It counts as open from now on, not from when it is first polled.
+pub(crate) fn serve(
+    relay: Arc<Relay>,
+    stream: TcpStream,
+    client: DownstreamAddr,
+) -> impl Future<Output = ()> + Send + 'static {
+    relay.observer.metrics.downstream_opened();
     relay.drain.connection_opened();
     let open = Open(Arc::clone(&relay));
-    if let Err(error) = serve_known(relay, stream, client).await {
-        tracing::debug!(%error, client = %client.0, "downstream connection");
+    async move {
+        if let Err(error) = serve_known(relay, stream, client).await {
+            tracing::debug!(%error, client = %client.0, "downstream connection");
+        }
+        drop(open);
     }
-    drop(open);
 }
 
 /// A connection that is counted as open.
@@ -70,9 +75,15 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     }
     if site.is_some() {
         // ALPN has decided; without it, it is HTTP/1.1 (RFC 9113 section 3.2).
-        match downstream.wire.secured().and_then(|secured| secured.alpn) {
-            Some("h2") => server::http2::serve(downstream, Bytes::new()).await,
-            _ => server::serve(downstream, Bytes::new()).await,
+        if downstream.wire.secured().and_then(|secured| secured.alpn) == Some("h2") {
+            server::http2::serve(downstream, Bytes::new()).await;
+            return Ok(());
+        }
+        match detect::detect(&downstream, None).await {
+            Verdict::Http(first) | Verdict::Http2(first) | Verdict::Opaque(first, _) => {
+                server::serve(downstream, first).await;
+            }
+            Verdict::Over => {}
         }
         return Ok(());
     }

@@ -17,6 +17,9 @@ use std::{future::Future, io, mem::MaybeUninit, pin::pin, time::Duration};
 /// The first read: the whole of most requests.
 const FIRST_READ: usize = 2048;
 
+/// How long a new connection may be silent though the agent leaves: its first request may be under way.
+const NEWCOMER: Duration = Duration::from_secs(1);
+
 /// What a connection carries. The bytes have been read from the client already.
 pub(crate) enum Verdict {
     /// HTTP/1, perhaps.
@@ -45,9 +48,10 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
             let remaining = downstream.timeouts.downstream_idle.map(|idle| idle.saturating_sub(patience));
             let either = either_speaks(downstream, route, client);
             tokio::select! {
+                biased;
                 verdict = either => verdict,
                 () = sleep_or_never(remaining), if downstream.is_silent() => Verdict::Over,
-                () = downstream.relay.drain.left() => Verdict::Over,
+                () = dismissed(downstream) => Verdict::Over,
             }
         }
     }
@@ -57,12 +61,19 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
 async fn unprompted(downstream: &Downstream) -> Verdict {
     let mut client = pin!(client_speaks(downstream, Protocol::Http1));
     tokio::select! {
+        biased;
         verdict = client.as_mut() => return verdict,
         () = sleep_or_never(downstream.timeouts.downstream_idle), if downstream.is_silent() => {}
-        () = downstream.relay.drain.left(), if downstream.is_silent() => {}
+        () = dismissed(downstream), if downstream.is_silent() => {}
     }
     // It may have begun to speak since the select was entered.
     if downstream.is_silent() { Verdict::Over } else { client.await }
+}
+
+/// Completes when the agent leaves and a client has had the time to say why it came.
+async fn dismissed(downstream: &Downstream) {
+    downstream.relay.drain.left().await;
+    tokio::time::sleep_until(downstream.opened_at() + NEWCOMER).await;
 }
 
 /// Reads until the client's bytes decide.

@@ -2,6 +2,7 @@
 
 use crate::{config::Config, orig_dst::DownstreamAddr, relay::Relay};
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::{
@@ -144,10 +145,11 @@ impl Drop for Admitted {
     }
 }
 
-/// Accepts until `stop` is cancelled.
+/// Accepts until `stop` is cancelled, and then what has connected until then: closing the listener would
+/// reset it.
 pub async fn accept(listener: TcpListener, relay: Arc<Relay>, limits: Arc<Limits>, stop: CancellationToken) {
     let mut pause = PAUSE.0;
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = next(&listener, &stop).await {
         match accepted {
             Ok((stream, client)) => {
                 pause = PAUSE.0;
@@ -163,6 +165,17 @@ pub async fn accept(listener: TcpListener, relay: Arc<Relay>, limits: Arc<Limits
     }
 }
 
+/// `None` where nobody else may come, or waits.
+async fn next(
+    listener: &TcpListener,
+    stop: &CancellationToken,
+) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    match stop.run_until_cancelled(listener.accept()).await {
+        Some(accepted) => Some(accepted),
+        None => listener.accept().now_or_never(),
+    }
+}
+
 /// The peer gave up before it was accepted: nothing is wrong with the listener.
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -172,9 +185,9 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 fn admit(stream: TcpStream, client: DownstreamAddr, relay: &Arc<Relay>, limits: &Arc<Limits>) {
     match limits.admit(client.0.ip()) {
         Ok(admitted) => {
-            let relay = Arc::clone(relay);
+            let connection = crate::connection::serve(Arc::clone(relay), stream, client);
             tokio::spawn(async move {
-                crate::connection::serve(relay, stream, client).await;
+                connection.await;
                 drop(admitted);
             });
         }

@@ -289,6 +289,36 @@ async fn while_the_agent_leaves_an_answer_is_the_last_of_its_connection() {
 }
 
 #[tokio::test]
+async fn a_client_that_came_just_before_the_agent_leaves_is_answered() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    // One has not spoken yet, one has said half of it, one has said all and nobody has read it.
+    let (mut silent, mut slow, mut quick) = (ring.client().await, ring.client().await, ring.client().await);
+    let (half, rest) = GET.split_at(9);
+    slow.send(half).await;
+    eventually(|| async { ring.relay.drain.open() == 3 }).await;
+    quick.send(GET).await;
+    ring.relay.drain.leave();
+    silent.send(GET).await;
+    slow.send(rest).await;
+    tokio::spawn(async move {
+        loop {
+            let mut server = endpoint.accept().await;
+            tokio::spawn(async move {
+                server.head().await;
+                server.send(OK).await;
+                server.rest().await
+            });
+        }
+    });
+    for client in [&mut silent, &mut slow, &mut quick] {
+        let answer = client.all().await;
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("ok"), "{answer}");
+    }
+    within(ring.relay.drain.empty()).await;
+}
+
+#[tokio::test]
 async fn an_abort_cuts_what_has_not_ended() {
     let endpoint = Endpoint::new().await;
     let ring = Ring::to(&endpoint).await;

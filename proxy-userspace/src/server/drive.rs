@@ -51,14 +51,17 @@ where
         if drain.is_aborting() {
             return Poll::Ready(End::Abandoned);
         }
-        if drain.is_leaving() && !told_to_leave && downstream.splice.take_back() {
-            told_to_leave = true;
-            http.as_mut().graceful_shutdown();
-        }
         let mut late = None;
         loop {
             if let Poll::Ready(done) = http.as_mut().poll(cx) {
                 return Poll::Ready(End::Done(done));
+            }
+            let may_leave = drain.is_leaving() && !told_to_leave && downstream.phase() != Phase::Head;
+            if may_leave && downstream.splice.take_back() {
+                // hyper knows nothing of a head that is not whole yet, and would close the connection.
+                told_to_leave = true;
+                http.as_mut().graceful_shutdown();
+                continue;
             }
             downstream.report_ended(None);
             // hyper may learn of a body's end after it has written the last of it.
