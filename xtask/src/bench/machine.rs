@@ -121,7 +121,8 @@ impl KernelMemory {
     }
 }
 
-fn cgroup_cpu(cgroup: &Path) -> Result<Duration> {
+/// CPU time that a cgroup v2 has used, with everything below it.
+pub(crate) fn cgroup_cpu(cgroup: &Path) -> Result<Duration> {
     let path = cgroup.join("cpu.stat");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
@@ -136,7 +137,7 @@ pub(crate) fn peak_rss_kib(pid: u32) -> Result<u64> {
 }
 
 /// The number in a line like `Slab:  1234 kB`.
-fn kib(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
