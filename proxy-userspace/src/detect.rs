@@ -1,5 +1,6 @@
 //! Is it HTTP/1 or HTTP/2? The first bytes tell. A client that says nothing gets an upstream connection after
-//! a moment, in case the server speaks first; whoever speaks then decides.
+//! a moment, in case the server speaks first; whoever speaks then decides. Where `appProtocol` says HTTP there
+//! is nothing to decide: what cannot be read as HTTP is refused as such, for the endpoint might read it.
 
 use crate::{
     balance,
@@ -36,10 +37,12 @@ pub(crate) enum Verdict {
 pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Verdict {
     // A Gateway's, or one without a route, whose client is told so in HTTP: the client speaks first.
     let Some(route) = route else { return unprompted(downstream).await };
-    if route.cluster.protocol == Protocol::Opaque {
-        return Verdict::Opaque(Bytes::new(), None);
+    match route.cluster.protocol {
+        Protocol::Opaque => return Verdict::Opaque(Bytes::new(), None),
+        Protocol::Http1 | Protocol::Http2 => return unprompted(downstream).await,
+        Protocol::Detect => {}
     }
-    let mut client = pin!(client_speaks(downstream, route.cluster.protocol));
+    let mut client = pin!(client_speaks(downstream, Others::Tunnelled));
     let patience = downstream.relay.settings.detect_timeout;
     match tokio::time::timeout(patience, client.as_mut()).await {
         Ok(verdict) => verdict,
@@ -59,7 +62,7 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
 
 /// Waits for the client to speak.
 async fn unprompted(downstream: &Downstream) -> Verdict {
-    let mut client = pin!(client_speaks(downstream, Protocol::Http1));
+    let mut client = pin!(client_speaks(downstream, Others::Refused));
     tokio::select! {
         biased;
         verdict = client.as_mut() => return verdict,
@@ -76,8 +79,17 @@ async fn dismissed(downstream: &Downstream) {
     tokio::time::sleep_until(downstream.opened_at() + NEWCOMER).await;
 }
 
+/// What becomes of bytes that are not HTTP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// They are carried as they are.
+    Tunnelled,
+    /// They count as HTTP/1, whose reader has an answer for them.
+    Refused,
+}
+
 /// Reads until the client's bytes decide.
-async fn client_speaks(downstream: &Downstream, protocol: Protocol) -> Verdict {
+async fn client_speaks(downstream: &Downstream, others: Others) -> Verdict {
     let first = match read_some(downstream).await {
         Ok(first) if first.is_empty() => return Verdict::Over,
         Ok(first) => first,
@@ -87,16 +99,16 @@ async fn client_speaks(downstream: &Downstream, protocol: Protocol) -> Verdict {
         }
     };
     downstream.head_begins();
-    match classify(&first, protocol) {
+    match classify(&first, others) {
         Opening::Http1 => Verdict::Http(first),
         Opening::Http2 => Verdict::Http2(first),
         Opening::Opaque => Verdict::Opaque(first, None),
-        Opening::Unsure => more_bytes(downstream, first, protocol).await,
+        Opening::Unsure => more_bytes(downstream, first, others).await,
     }
 }
 
 /// A few letters were not enough. If no more come it is hyper that lets the head time out.
-async fn more_bytes(downstream: &Downstream, first: Bytes, protocol: Protocol) -> Verdict {
+async fn more_bytes(downstream: &Downstream, first: Bytes, others: Others) -> Verdict {
     let mut bytes = first.to_vec();
     let mut late = pin!(sleep_or_never(downstream.timeouts.request_head));
     loop {
@@ -108,7 +120,7 @@ async fn more_bytes(downstream: &Downstream, first: Bytes, protocol: Protocol) -
             Ok(more) if !more.is_empty() => bytes.extend_from_slice(&more),
             _ => return Verdict::Http(bytes.into()),
         }
-        match classify(&bytes, protocol) {
+        match classify(&bytes, others) {
             Opening::Http1 => return Verdict::Http(bytes.into()),
             Opening::Http2 => return Verdict::Http2(bytes.into()),
             Opening::Opaque => return Verdict::Opaque(bytes.into(), None),
@@ -117,12 +129,13 @@ async fn more_bytes(downstream: &Downstream, first: Bytes, protocol: Protocol) -
     }
 }
 
-/// CONNECT asks for a tunnel, so it gets one: the endpoint is a proxy, or answers that it is none. Where the
-/// port is said to be HTTP it is answered 405.
-fn classify(bytes: &[u8], protocol: Protocol) -> Opening {
-    match opening(bytes) {
-        Opening::Http1 if bytes.starts_with(b"CONNECT ") && protocol == Protocol::Detect => Opening::Opaque,
-        opening => opening,
+/// CONNECT asks for a tunnel, so it gets one: the endpoint is a proxy, or answers that it is none. Where
+/// nothing is tunnelled it is answered 405.
+fn classify(bytes: &[u8], others: Others) -> Opening {
+    match (opening(bytes), others) {
+        (Opening::Http1, Others::Tunnelled) if bytes.starts_with(b"CONNECT ") => Opening::Opaque,
+        (Opening::Opaque, Others::Refused) => Opening::Http1,
+        (opening, _) => opening,
     }
 }
 

@@ -282,7 +282,8 @@ pub enum Lane {
 pub enum Protocol {
     /// Looks at the first bytes: HTTP is relayed as the client speaks it, the rest is tunnelled.
     Detect,
-    /// The same, but the endpoints speak HTTP/1, whatever the client does; CONNECT is none of it.
+    /// `appProtocol` says HTTP, which the client speaks first, in either version, or is refused; the endpoints
+    /// speak HTTP/1.
     Http1,
     /// The same, but the endpoints speak HTTP/2.
     Http2,

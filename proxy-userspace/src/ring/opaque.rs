@@ -106,6 +106,46 @@ async fn s23_connect_is_405_where_the_port_is_said_to_be_http() {
     assert_eq!(ring.record().await.status, 405);
 }
 
+const SAID_TO_BE_HTTP: [fn(&mut Cluster); 2] =
+    [|cluster| cluster.protocol = Protocol::Http1, |cluster| cluster.protocol = Protocol::Http2];
+
+#[tokio::test]
+async fn k7_what_is_not_http_is_refused_where_the_port_is_said_to_be_http() {
+    let openings: [(&[u8], u16); 6] = [
+        (b"\x16\x03\x01\x00hello\r\n\r\n", 400),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: web\r\n\r\n", 400),
+        (b"get / HTTP/1.1\r\nHost: web\r\n\r\n", 501),
+        (b"\nGET / HTTP/1.1\r\nHost: web\r\n\r\n", 400),
+        // RFC 9113 section 3.4: a preface that is none ends the connection; GOAWAY may be left out.
+        (b"PRI * HTTP/2.0\r\n\r\nMS\r\n\r\n", 505),
+        (b"NO SUCH PREFACE\r\n\r\n", 400),
+    ];
+    for cluster in SAID_TO_BE_HTTP {
+        let endpoint = Endpoint::new().await;
+        let ring = Setup { cluster, ..Setup::new(&[endpoint.addr]) }.start().await;
+        for (opening, status) in openings {
+            let mut client = ring.client().await;
+            client.send(opening).await;
+            let told = client.all().await;
+            assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{}: {told}", opening.escape_ascii());
+        }
+        endpoint.stays_alone().await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_client_gets_no_endpoint_where_the_port_is_said_to_be_http() {
+    for cluster in SAID_TO_BE_HTTP {
+        let endpoint = Endpoint::new().await;
+        let ring = Setup { cluster, ..Setup::new(&[endpoint.addr]) }.start().await;
+        let mut client = ring.client().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        endpoint.stays_alone().await;
+        client.send(GET).await;
+        endpoint.accept().await;
+    }
+}
+
 #[tokio::test]
 async fn connect_asks_for_a_tunnel_and_gets_one() {
     let endpoint = Endpoint::new().await;
