@@ -118,6 +118,7 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::NoEndpoint => "no ready endpoint",
         Reason::ConnectFailed => "upstream connect failed",
         Reason::ConnectTimeout => "upstream connect timeout",
+        Reason::UpstreamTls => "no TLS session with the upstream",
         Reason::RequestHeadTimeout => "request head timeout",
         Reason::RequestBodyIdle => "request body timeout",
         Reason::ResponseHeadTimeout => "upstream response timeout",

@@ -18,6 +18,8 @@ pub enum Reason {
     ConnectFailed,
     /// TCP connect to the endpoint took too long.
     ConnectTimeout,
+    /// The endpoint has not proved who it is, or speaks no TLS.
+    UpstreamTls,
     /// The request's head was not complete in time.
     RequestHeadTimeout,
     /// The request's body was silent for too long.
@@ -56,10 +58,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::UpstreamTls,
         Self::RequestHeadTimeout,
         Self::RequestBodyIdle,
         Self::ResponseHeadTimeout,
@@ -84,7 +87,7 @@ impl Reason {
     pub const fn flag(self) -> &'static str {
         match self {
             Self::NoEndpoint => "UH",
-            Self::ConnectFailed | Self::ConnectTimeout => "UF",
+            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => "UF",
             Self::ResponseHeadTimeout | Self::RequestTimeout | Self::ResponseBodyIdle => "UT",
             Self::WriteIdle => "SI",
             Self::UpstreamReset => "UC",
@@ -109,6 +112,7 @@ impl Reason {
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamTls => "upstream_tls",
             Self::RequestHeadTimeout => "request_head_timeout",
             Self::RequestBodyIdle => "request_body_idle",
             Self::ResponseHeadTimeout => "response_head_timeout",
@@ -133,7 +137,11 @@ impl Reason {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::NoEndpoint | Self::ConnectFailed | Self::ConnectTimeout | Self::Draining => 503,
+            Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamTls
+            | Self::Draining => 503,
             Self::RequestHeadTimeout | Self::RequestBodyIdle => 408,
             Self::ResponseHeadTimeout | Self::RequestTimeout => 504,
             Self::UpstreamReset | Self::UpstreamProtocol => 502,
@@ -246,6 +254,8 @@ pub struct RequestRecord {
     pub x_forwarded_for: Option<String>,
     /// The TLS session that it came in, where it did.
     pub tls: Option<Arc<Secured>>,
+    /// The same of the connection to the endpoint.
+    pub upstream_tls: Option<Arc<Secured>>,
 }
 
 impl RequestRecord {

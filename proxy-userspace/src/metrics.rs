@@ -64,6 +64,7 @@ pub struct Metrics {
     http2: http2::Http2,
     opaque: Counter,
     handshakes: tls::Handshakes,
+    upstream_handshakes: tls::Handshakes,
     downstream: Gauge,
     downstream_opened: Counter,
     downstream_refused: Words<1>,
@@ -95,6 +96,7 @@ impl Default for Metrics {
             http2: http2::Http2::default(),
             opaque: Counter::default(),
             handshakes: tls::Handshakes::new(),
+            upstream_handshakes: tls::Handshakes::new(),
             downstream: Gauge::default(),
             downstream_opened: Counter::default(),
             downstream_refused: Family::default(),
@@ -125,6 +127,7 @@ impl Metrics {
         self.registry.register_collector(Box::new(Arc::clone(&self.requests)));
         self.registry.register_collector(Box::new(Arc::clone(&self.flows)));
         self.handshakes.register(&mut self.registry);
+        self.upstream_handshakes.register_upstream(&mut self.registry);
         self.registry.register_collector(Box::new(tls::Certificates(Arc::clone(&self.snapshot))));
         self.registry.register_collector(Box::new(source::SourceCollector(Arc::clone(&self.freshness))));
         self.registry.register_collector(Box::new(kernel::KernelCollector(Arc::clone(&self.kernel))));
@@ -229,6 +232,11 @@ impl Metrics {
     /// A TLS handshake with a client has ended.
     pub(crate) fn tls_handshake(&self, handshake: &Handshake) {
         self.handshakes.observe(handshake);
+    }
+
+    /// The same with an endpoint.
+    pub(crate) fn tls_with_endpoint(&self, handshake: &Handshake) {
+        self.upstream_handshakes.observe(handshake);
     }
 
     /// What HTTP/2 with clients reports.

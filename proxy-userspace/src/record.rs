@@ -7,6 +7,7 @@ use crate::{
     grpc,
     policy::{Asked, Outcome, Passage, Rule},
     snapshot::{Cluster, Endpoint, Snapshot},
+    tls::Secured,
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
@@ -64,6 +65,7 @@ pub(crate) struct Draft {
     pub(crate) grpc_status: Option<grpc::Status>,
     pub(crate) failure: Option<Failure>,
     pub(crate) lane: LaneLabel,
+    pub(crate) upstream_tls: Option<Arc<Secured>>,
     pub(crate) bytes_sent: u64,
     pub(crate) answer_head: Option<Instant>,
     pub(crate) upstream_began: Option<Instant>,
@@ -118,6 +120,7 @@ impl Draft {
             grpc_status: None,
             failure: None,
             lane: LaneLabel::Plain,
+            upstream_tls: None,
             bytes_sent: 0,
             answer_head: None,
             upstream_began: None,
@@ -274,6 +277,7 @@ impl Draft {
             user_agent: self.user_agent.as_ref().map(text),
             x_forwarded_for: self.forwarded_for.as_ref().map(text),
             tls: downstream.wire.secured().cloned(),
+            upstream_tls: self.upstream_tls,
         }
     }
 }

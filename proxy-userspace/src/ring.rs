@@ -5,6 +5,7 @@
 mod admission;
 mod bodies;
 mod conformance;
+mod edge;
 mod http;
 mod http2;
 mod limits;
@@ -13,6 +14,7 @@ mod policy;
 mod pool;
 mod timeouts;
 mod tls;
+mod upstream_tls;
 
 use crate::{
     flow::{Observer, RequestRecord},

@@ -17,6 +17,7 @@ pub(crate) mod target;
 use crate::{
     orig_dst::OrigDstAddr,
     snapshot::{Cluster, Family, Snapshot, Timeouts},
+    tls::Proof,
 };
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,16 +34,24 @@ pub(crate) struct Route {
     pub(crate) family: Family,
     /// The request came to a Gateway or an Ingress: it has been told already who the client is.
     pub(crate) edge: bool,
+    /// Endpoints are spoken to in TLS, and have to prove this.
+    pub(crate) proof: Option<Arc<Proof>>,
 }
 
 impl Route {
     /// To the Service that the client asked for.
     pub(crate) fn to(cluster: &Arc<Cluster>, pinned: Option<SocketAddr>, family: Family) -> Self {
-        Self { cluster: Arc::clone(cluster), timeouts: cluster.timeouts, pinned, family, edge: false }
+        let (cluster, timeouts) = (Arc::clone(cluster), cluster.timeouts);
+        Self { cluster, timeouts, pinned, family, edge: false, proof: None }
     }
 
-    /// To a backend of a rule: its endpoints of the client's family, or those that there are.
-    pub(crate) fn by_rule(cluster: &Arc<Cluster>, family: Family, limits: rule::Limits) -> Self {
+    /// To a backend of a rule: its endpoints of the client's family, or those that there are, in TLS where a
+    /// policy says so.
+    pub(crate) fn by_rule(
+        (cluster, snapshot): (&Arc<Cluster>, &Snapshot),
+        family: Family,
+        limits: rule::Limits,
+    ) -> Self {
         let mut families = [family, family.other()].into_iter();
         let usable = families.find(|one| cluster.usable_endpoints(*one).next().is_some());
         let timeouts = limits.over(cluster.timeouts);
@@ -52,6 +61,7 @@ impl Route {
             pinned: None,
             family: usable.unwrap_or(family),
             edge: true,
+            proof: snapshot.routes.proofs.get(&cluster.name).cloned(),
         }
     }
 }

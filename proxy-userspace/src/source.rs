@@ -2,6 +2,7 @@
 //! into a [`Snapshot`](crate::snapshot::Snapshot). Nothing else reads objects.
 
 pub mod cilium;
+pub mod config_map;
 pub mod directory;
 pub mod finding;
 pub mod freshness;
@@ -18,8 +19,9 @@ pub mod secret;
 pub mod store;
 
 use cilium::{CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy};
+use config_map::ConfigMap;
 use finding::{Finding, Severity};
-use gateway::{Gateway, GatewayClass, HttpRoute, ReferenceGrant};
+use gateway::{BackendTlsPolicy, Gateway, GatewayClass, HttpRoute, ReferenceGrant};
 use k8s_openapi::{
     Metadata, Resource,
     api::{
@@ -114,6 +116,10 @@ kinds! {
     http_routes: HttpRoute,
     /// What may be referred to from other namespaces.
     reference_grants: ReferenceGrant,
+    /// How Gateways speak TLS to Services.
+    backend_tls_policies: BackendTlsPolicy,
+    /// ConfigMaps: certificates of authorities.
+    config_maps: ConfigMap,
     /// Secrets: of those with a certificate what TLS needs.
     secrets: Secret,
 }

@@ -1,17 +1,20 @@
-//! TLS that ends here: which certificate a client gets, the handshake, and what both sides agreed upon.
+//! TLS that ends here: which certificate a client gets, the handshake, and what both sides agreed upon. And TLS
+//! that begins here: what endpoints have to prove.
 
 mod accept;
 mod credentials;
 mod keyring;
+mod proof;
 mod terms;
 
 pub(crate) use accept::accept;
 pub(crate) use credentials::{Credentials, Flaw, names_of};
 pub(crate) use keyring::Held;
 pub use keyring::Keyring;
+pub(crate) use proof::{Demands, Name, Proof, ProofId, Tongue, Trust, store};
 pub(crate) use terms::{Offer, Terms, VERSIONS};
 
-use rustls::{CipherSuite, ProtocolVersion, crypto::CryptoProvider};
+use rustls::{CipherSuite, CommonState, ProtocolVersion, crypto::CryptoProvider};
 use std::sync::{Arc, LazyLock};
 
 /// The cryptography: ring's, whoever else in the process may have installed another.
@@ -35,8 +38,28 @@ pub struct Secured {
     pub alpn: Option<&'static str>,
     /// The name that the client asked for, in lower case.
     pub server_name: Option<Box<str>>,
-    /// Whose certificate it got: `Gateway namespace/name#listener`, or `Ingress namespace/secret`.
+    /// Whose certificate it got: `Gateway namespace/name#listener`, or `Ingress namespace/secret`; of a session
+    /// with an endpoint, who demands it: `BackendTLSPolicy namespace/name`.
     pub scope: Arc<str>,
+}
+
+impl Secured {
+    /// What a session's two ends agreed upon.
+    fn of(session: &CommonState, server_name: Option<Box<str>>, scope: &Arc<str>) -> Self {
+        let alpn = session.alpn_protocol();
+        Self {
+            version: session.protocol_version().map_or("unknown", version_name),
+            cipher: session.negotiated_cipher_suite().map_or("unknown", |suite| cipher_name(suite.suite())),
+            alpn: alpn.and_then(|alpn| ALPN.into_iter().find(|known| known.as_bytes() == alpn)),
+            server_name,
+            scope: Arc::clone(scope),
+        }
+    }
+
+    /// The same of a session with an endpoint.
+    pub(crate) fn with_endpoint(session: &CommonState, proof: &Proof) -> Self {
+        Self::of(session, Some(proof.demands.host.clone()), &proof.demands.policy)
+    }
 }
 
 /// As Envoy logs it.

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     muffle::Muffle,
     relay::Relay,
+    tls::{Proof, Secured},
     wire::Wire,
 };
 use http::{Method, Request, Response};
@@ -63,6 +64,8 @@ pub(crate) struct Upstream {
     idle_since: Instant,
     /// How long it may be idle: its cluster's choice.
     idle_timeout: Option<Duration>,
+    /// What the endpoint had to prove, where it is not a place on a trunk.
+    proof: Option<Arc<Proof>>,
 }
 
 /// hyper's half that takes requests.
@@ -108,7 +111,8 @@ impl Upstream {
         let sender = match &mut self.sender {
             Sender::One(sender) => sender,
             Sender::Many(sender) => {
-                return send_stream(sender, http2::request(request, self.key.endpoint)).await;
+                let is_secure = self.io.wire.is_secure();
+                return send_stream(sender, http2::request(request, self.key.endpoint, is_secure)).await;
             }
         };
         self.io.answered.store(false, Relaxed);
@@ -198,9 +202,15 @@ impl Upstream {
         self.io.wire.poll_readable(cx)
     }
 
-    /// Idle for longer than its cluster allows.
+    /// What the TLS session's handshake came to, where there is one.
+    pub(crate) fn secured(&self) -> Option<&Arc<Secured>> {
+        self.io.wire.secured()
+    }
+
+    /// Idle for longer than its cluster allows, or its endpoint would have to prove something else by now.
     fn is_overdue(&self, now: Instant) -> bool {
         self.idle_timeout.is_some_and(|timeout| now >= self.idle_since + timeout)
+            || self.proof.as_ref().is_some_and(|proof| proof.is_retired())
     }
 
     /// Whether the endpoint has kept silent, as it should on an idle connection. From here on nothing

@@ -217,6 +217,7 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         x_forwarded_for: asked.forwarded_for,
         // TLS is never carried by the kernel half.
         tls: None,
+        upstream_tls: None,
     }
 }
 

@@ -38,5 +38,6 @@ pub(crate) fn record() -> RequestRecord {
         user_agent: Some("curl/8".to_owned()),
         x_forwarded_for: None,
         tls: None,
+        upstream_tls: None,
     }
 }

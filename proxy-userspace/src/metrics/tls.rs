@@ -1,7 +1,7 @@
 //! Handshakes, and how long certificates are still good.
 
 use super::histogram::{Bounds, Histogram};
-use crate::snapshot::Snapshot;
+use crate::{snapshot::Snapshot, tls::Secured};
 use arc_swap::ArcSwap;
 use prometheus_client::{
     collector::Collector,
@@ -9,7 +9,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use std::{fmt, sync::Arc, time::Duration};
+use rustls::HandshakeKind;
+use std::{fmt, io, sync::Arc, time::Duration};
+use tokio_rustls::client;
 
 /// From two sockets of one node to the deadline.
 const BOUNDS: Bounds = &[
@@ -42,6 +44,8 @@ pub(crate) enum Outcome {
     TimedOut,
     /// There is no certificate for the name that was asked for.
     NoCertificate,
+    /// The endpoint's certificate is not what was to be proved.
+    Untrusted,
 }
 
 impl Outcome {
@@ -52,11 +56,12 @@ impl Outcome {
             Self::Failed => "failed",
             Self::TimedOut => "timeout",
             Self::NoCertificate => "no_certificate",
+            Self::Untrusted => "untrusted",
         }
     }
 }
 
-/// One handshake with a client; its words are ours, not the client's.
+/// One handshake; its words are ours, not the other side's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handshake {
     pub(crate) version: &'static str,
@@ -65,7 +70,29 @@ pub(crate) struct Handshake {
     pub(crate) duration: Duration,
 }
 
-/// What is counted of them.
+impl Handshake {
+    /// One with an endpoint that came to this.
+    pub(crate) fn with_endpoint<T>(
+        outcome: &io::Result<(client::TlsStream<T>, Secured)>,
+        duration: Duration,
+    ) -> Self {
+        let (version, alpn, outcome) = match outcome {
+            Ok((stream, secured)) => {
+                let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                let outcome = if resumed { Outcome::Resumed } else { Outcome::Full };
+                (secured.version, secured.alpn.unwrap_or("none"), outcome)
+            }
+            Err(error) => {
+                let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+                let untrusted = matches!(cause, Some(rustls::Error::InvalidCertificate(_)));
+                ("none", "none", if untrusted { Outcome::Untrusted } else { Outcome::Failed })
+            }
+        };
+        Self { version, alpn, outcome, duration }
+    }
+}
+
+/// What is counted of them, on one side.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     counts: Family<[(&'static str, &'static str); 3], Counter>,
@@ -77,10 +104,26 @@ impl Handshakes {
         Self { counts: Family::default(), durations: Arc::new(Histogram::new(BOUNDS)) }
     }
 
+    /// Those with clients.
     pub(super) fn register(&self, registry: &mut Registry) {
         let help = "TLS handshakes with clients, by what was agreed upon and how they ended";
         registry.register("weir_tls_handshakes", help, self.counts.clone());
-        registry.register_collector(Box::new(Durations(Arc::clone(&self.durations))));
+        registry.register_collector(Box::new(Durations {
+            histogram: Arc::clone(&self.durations),
+            name: "weir_tls_handshake_duration",
+            help: "TLS handshakes that succeeded, from accept to the last message",
+        }));
+    }
+
+    /// Those with endpoints.
+    pub(super) fn register_upstream(&self, registry: &mut Registry) {
+        let help = "TLS handshakes with endpoints, by what was agreed upon and how they ended";
+        registry.register("weir_upstream_tls_handshakes", help, self.counts.clone());
+        registry.register_collector(Box::new(Durations {
+            histogram: Arc::clone(&self.durations),
+            name: "weir_upstream_tls_handshake_duration",
+            help: "TLS handshakes with endpoints that succeeded, after that of TCP",
+        }));
     }
 
     pub(super) fn observe(&self, handshake: &Handshake) {
@@ -94,17 +137,20 @@ impl Handshakes {
 }
 
 #[derive(Debug)]
-struct Durations(Arc<Histogram>);
+struct Durations {
+    histogram: Arc<Histogram>,
+    name: &'static str,
+    help: &'static str,
+}
 
 impl Collector for Durations {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        if self.0.count() == 0 {
+        if self.histogram.count() == 0 {
             return Ok(());
         }
-        let help = "TLS handshakes that succeeded, from accept to the last message";
-        let name = "weir_tls_handshake_duration";
+        let (name, help) = (self.name, self.help);
         let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        self.0.encode(family)
+        self.histogram.encode(family)
     }
 }
 

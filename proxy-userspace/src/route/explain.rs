@@ -262,6 +262,9 @@ fn forwarded(forward: &Forward<'_>, target: &Target<'_>, snapshot: &Snapshot) ->
             format!("copied to {} ({} of {})", mirror.cluster, mirror.numerator, mirror.denominator)
         }));
     }
+    if let Some(proof) = snapshot.routes.proofs.get(forward.cluster) {
+        notes.push(format!("in TLS as {}, by {}", proof.demands.host, proof.demands.policy));
+    }
     notes.push(readiness(cluster.map(|cluster| &**cluster)));
     let status = cluster.is_none_or(|cluster| !is_served(cluster)).then_some(503);
     Outcome { backend: Some(forward.cluster.to_string()), status, notes }

@@ -1,7 +1,7 @@
 //! Which rule a request is for: by listener, by host, by path, by the rest, each the most special first.
 //! The cost of a look-up grows with the length of host and path, not with the number of routes.
 
-use crate::tls::{Held, Offer, Secured, Terms};
+use crate::tls::{Held, Offer, Proof, Secured, Terms};
 
 use super::{
     host::{HostPattern, Hosts},
@@ -20,6 +20,8 @@ use std::{
 pub struct Routes {
     /// Where requests come in, and what is there.
     pub(crate) sites: BTreeMap<Place, Arc<Site>>,
+    /// What endpoints have to prove that are spoken to in TLS, by cluster.
+    pub(crate) proofs: BTreeMap<Arc<str>, Arc<Proof>>,
 }
 
 /// A port of some addresses.

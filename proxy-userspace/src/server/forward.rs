@@ -11,7 +11,7 @@ use crate::{
     policy::Passage,
     record::{Draft, Failure, head_size, is_idempotent},
     route::{Route, rule::Limits},
-    snapshot::{Endpoint, Protocol, Timeouts},
+    snapshot::{Endpoint, Timeouts},
     trailers,
     upstream::{self, Birthplace, SendError, Source, Speech, Upstream, acquire},
 };
@@ -146,17 +146,17 @@ async fn connect(
         draft.tries(endpoint);
         return Ok(upstream);
     }
-    let speech = speech(downstream, route, wanted);
+    let speech = Speech::of(route, downstream.is_stream(), wanted);
     let client = balance::Client::of(downstream, route);
     let (first, passage) = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
     admit(downstream, draft, (first, &passage), request)?;
     draft.tries(first);
-    let failure = match acquire(downstream, cluster, first.addr, speech, source).await {
+    let failure = match acquire(downstream, route, first.addr, speech, source).await {
         Ok(upstream) => return Ok(upstream),
         Err(failure) => failure,
     };
     let other = match failure.reason {
-        Reason::ConnectFailed | Reason::ConnectTimeout => {
+        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::UpstreamTls => {
             pick_open(downstream, route, &client, Some(first.addr))
         }
         _ => None,
@@ -164,17 +164,7 @@ async fn connect(
     let (other, passage) = other.ok_or(failure)?;
     admit(downstream, draft, (other, &passage), request)?;
     draft.tries(other);
-    acquire(downstream, cluster, other.addr, speech, source).await
-}
-
-/// What the cluster's endpoints are spoken to in: what its Service says, or what the client speaks. What a
-/// client of a Gateway speaks says nothing about the endpoints behind it.
-fn speech(downstream: &Downstream, route: &Route, wanted: UpstreamLane) -> Speech {
-    match route.cluster.protocol {
-        Protocol::Http2 => Speech::Http2,
-        Protocol::Detect if downstream.is_stream() && !route.edge => Speech::Http2,
-        Protocol::Detect | Protocol::Http1 | Protocol::Opaque => Speech::Http1(wanted),
-    }
+    acquire(downstream, route, other.addr, speech, source).await
 }
 
 /// An endpoint, and what holds there for this client: one that it may connect to, where there is any.
@@ -219,6 +209,7 @@ async fn send_on(
     request: Request<RequestBody>,
 ) -> Result<Result<(Response<Incoming>, Box<Upstream>), SendError>, Failure> {
     draft.lane = downstream.lane(upstream.lane == UpstreamLane::Mapped);
+    draft.upstream_tls = upstream.secured().cloned();
     if upstream.is_stream() && !request.body().is_end_stream() {
         downstream.deadline.shared();
     }

@@ -4,11 +4,16 @@
 use crate::{
     balance,
     body::RequestBody,
+    datapath::UpstreamLane,
     downstream::Downstream,
     record::{Draft, Failure},
-    route::{Route, decision::Forward, rule::Mirror},
-    snapshot::{Cluster, Family, Protocol, Snapshot},
-    upstream::{Birthplace, Key},
+    route::{
+        Route,
+        decision::Forward,
+        rule::{Limits, Mirror},
+    },
+    snapshot::{Family, Snapshot},
+    upstream::{Birthplace, Key, Speech},
 };
 use bytes::Bytes;
 use http::Request;
@@ -48,8 +53,10 @@ pub(super) async fn copy(
         let Some(cluster) = snapshot.cluster(&mirror.cluster) else { continue };
         let copy = Request::from_parts(head.clone(), RequestBody::whole(body.clone()));
         // A copy goes nowhere that its client could not go itself.
-        match endpoint(downstream, draft, cluster, &copy) {
-            Some(endpoint) => send(downstream, cluster, endpoint, copy),
+        let family = Family::of(downstream.orig_dst.0.ip());
+        let route = Route::by_rule((cluster, snapshot), family, Limits::default());
+        match endpoint(downstream, draft, &route, &copy) {
+            Some(endpoint) => send(downstream, route, endpoint, copy),
             None => tracing::debug!(cluster = %cluster.name, "no endpoint for a copy"),
         }
     }
@@ -65,29 +72,22 @@ fn is_wanted(mirror: &Mirror, number: u64) -> bool {
 fn endpoint(
     downstream: &Downstream,
     draft: &mut Draft,
-    cluster: &Arc<Cluster>,
+    route: &Route,
     copy: &Request<RequestBody>,
 ) -> Option<SocketAddr> {
-    let family = Family::of(downstream.orig_dst.0.ip());
-    let route = Route::by_rule(cluster, family, crate::route::rule::Limits::default());
-    let endpoint = balance::pick(&route, &balance::Client::of(downstream, &route), None)?;
+    let endpoint = balance::pick(route, &balance::Client::of(downstream, route), None)?;
     let passage = downstream.passage(endpoint);
     draft.admit((endpoint, &passage), copy).is_ok().then_some(endpoint.addr)
 }
 
-fn send(
-    downstream: &Arc<Downstream>,
-    cluster: &Arc<Cluster>,
-    endpoint: SocketAddr,
-    copy: Request<RequestBody>,
-) {
-    let (downstream, cluster) = (Arc::clone(downstream), Arc::clone(cluster));
+fn send(downstream: &Arc<Downstream>, route: Route, endpoint: SocketAddr, copy: Request<RequestBody>) {
+    let downstream = Arc::clone(downstream);
     tokio::spawn(async move {
-        match tokio::time::timeout(PATIENCE, exchange(&downstream, (endpoint, cluster.protocol), copy)).await
-        {
+        let cluster = &route.cluster.name;
+        match tokio::time::timeout(PATIENCE, exchange(&downstream, (endpoint, &route), copy)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, cluster = %cluster.name, "a copy"),
-            Err(_) => tracing::debug!(cluster = %cluster.name, "a copy took too long"),
+            Ok(Err(error)) => tracing::debug!(%error, %cluster, "a copy"),
+            Err(_) => tracing::debug!(%cluster, "a copy took too long"),
         }
     });
 }
@@ -95,16 +95,20 @@ fn send(
 /// One copy, on a connection of its own, from the node's address.
 async fn exchange(
     downstream: &Downstream,
-    (endpoint, protocol): (SocketAddr, Protocol),
+    (endpoint, route): (SocketAddr, &Route),
     copy: Request<RequestBody>,
 ) -> anyhow::Result<()> {
     let connector = &downstream.relay.connector;
     let socket = connector.socket(endpoint)?;
-    let plain = crate::datapath::UpstreamLane::Plain;
-    let connected = connector.connect(socket, endpoint, plain).await?;
-    let key = Key { born: Birthplace::NodeInstead, endpoint };
-    let mut upstream = match protocol {
-        Protocol::Http2 => connector.stream(connected, key).await?,
+    let speech = Speech::of(route, false, UpstreamLane::Plain);
+    let mut connected = connector.connect(socket, endpoint, UpstreamLane::Plain).await?;
+    if let Some(proof) = &route.proof {
+        connector.secure(&mut connected, proof, speech).await?;
+    }
+    let proof = route.proof.as_ref().map(|proof| proof.id);
+    let key = Key { born: Birthplace::NodeInstead, endpoint, proof };
+    let mut upstream = match connected.agrees_on(speech) {
+        Speech::Http2 => connector.stream(connected, key).await?,
         _ => connector.handshake(connected, key, None).await?,
     };
     let muffle = crate::muffle::Muffle::new();

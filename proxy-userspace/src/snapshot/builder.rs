@@ -101,6 +101,12 @@ impl Builder {
         self.options.keyring.wanted()
     }
 
+    /// The same of ConfigMaps.
+    #[must_use]
+    pub(crate) fn wanted_config_maps(&self) -> BTreeSet<Key> {
+        self.options.keyring.wanted_authorities()
+    }
+
     /// How many findings there are, and how many of them are errors.
     #[must_use]
     pub fn finding_counts(&self) -> (usize, usize) {
@@ -174,6 +180,8 @@ impl Builder {
             &changes.gateways,
             &changes.http_routes,
             &changes.reference_grants,
+            &changes.backend_tls_policies,
+            &changes.config_maps,
             &changes.secrets,
         ];
         let any = !objects.ingresses.is_empty() || !objects.http_routes.is_empty();

@@ -8,6 +8,7 @@ mod filters;
 mod gateways;
 mod http;
 mod ingress;
+mod trust;
 
 use super::{BuildOptions, builder::distinct, conditions::ObjectStatus};
 use crate::{
@@ -28,6 +29,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use std::{collections::HashMap, sync::Arc};
+use trust::Trusts;
 
 /// The door of all Ingresses.
 const INGRESS: &str = "Ingress";
@@ -84,8 +86,8 @@ pub(super) fn build(
     options: &BuildOptions,
     findings: &mut Vec<Finding>,
 ) -> (Routes, Vec<ObjectStatus>) {
-    let world = World::of(objects);
     options.keyring.begin();
+    let world = World::of(objects, Trusts::read(objects, options, findings));
     let mut statuses = Vec::new();
     let mut places = Places::default();
     let ages = ages(objects);
@@ -116,7 +118,7 @@ pub(super) fn build(
     options.keyring.settle();
     statuses.extend(gateways.statuses());
     statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
-    (places.settled(), statuses)
+    (Routes { proofs: world.proofs(), ..places.settled() }, statuses)
 }
 
 type Key<'a> = (&'static str, &'a str, &'a str);
@@ -187,6 +189,7 @@ impl Places {
             let listeners = site.doors.iter_mut().flat_map(|door| door.listeners.values_mut());
             listeners.flat_map(|listener| listener.hosts.values_mut()).for_each(Paths::settle);
         }
-        Routes { sites: self.0.into_iter().map(|(place, site)| (place, Arc::new(site))).collect() }
+        let sites = self.0.into_iter().map(|(place, site)| (place, Arc::new(site))).collect();
+        Routes { sites, ..Routes::default() }
     }
 }

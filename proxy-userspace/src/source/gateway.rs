@@ -3,9 +3,13 @@
 //! it forbids is found when the snapshot is built. Enumerations are text until then: a value that a newer
 //! API knows faults its object, not the list it came in.
 
+mod backend_tls;
 mod filter;
 mod route;
 
+pub use backend_tls::{
+    BackendTlsPolicy, BackendTlsPolicySpec, BackendValidation, LocalRef, PolicyTarget, SubjectAltName,
+};
 pub use filter::{
     Cors, ExtensionRef, Filter, Fraction, HeaderFilter, HttpHeader, Mirror, PathModifier, Redirect,
     UrlRewrite,
@@ -54,6 +58,7 @@ macro_rules! kind {
 kind!(GatewayClass, "GatewayClass", "v1", "gatewayclasses", ClusterResourceScope);
 kind!(Gateway, "Gateway", "v1", "gateways", NamespaceResourceScope);
 kind!(HttpRoute, "HTTPRoute", "v1", "httproutes", NamespaceResourceScope);
+kind!(BackendTlsPolicy, "BackendTLSPolicy", "v1", "backendtlspolicies", NamespaceResourceScope);
 // Clusters of every age serve this version of it.
 kind!(ReferenceGrant, "ReferenceGrant", "v1beta1", "referencegrants", NamespaceResourceScope);
 

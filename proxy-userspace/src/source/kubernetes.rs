@@ -12,7 +12,7 @@ mod kind;
 mod lease;
 mod report;
 mod retry;
-mod secrets;
+mod singles;
 mod state;
 mod status;
 mod write;
@@ -23,9 +23,9 @@ use anyhow::Context as _;
 use cache::{Cache, Unwritten};
 pub use client::Access;
 use follow::{Follower, Sighting};
-use kind::KINDS;
+use kind::{CONFIG_MAPS, KINDS, SECRETS};
 use report::{Reporter, Sayings};
-use secrets::Secrets;
+use singles::Singles;
 use state::State;
 use std::{
     path::Path,
@@ -64,7 +64,8 @@ pub struct Cluster {
     relist: watch::Sender<u64>,
     cache: Cache,
     sayings: watch::Sender<Sayings>,
-    secrets: Secrets,
+    secrets: Singles,
+    config_maps: Singles,
 }
 
 /// What a [`Cluster`] needs to know about its node.
@@ -99,8 +100,9 @@ impl Cluster {
         let (sayings, heard) = watch::channel(Sayings::default());
         let reporter = Reporter::new(&client, node.name, heard, Arc::clone(publisher.board()));
         runtime.spawn(reporter.run());
-        let secrets = Secrets::new(client, relist.clone());
-        Ok(Self { runtime, publisher, sightings, state, relist, cache, sayings, secrets })
+        let secrets = Singles::new(&SECRETS, client.clone(), relist.clone());
+        let config_maps = Singles::new(&CONFIG_MAPS, client, relist.clone());
+        Ok(Self { runtime, publisher, sightings, state, relist, cache, sayings, secrets, config_maps })
     }
 
     /// Waits until every kind was listed, then puts that in force. Where the API server does not answer,
@@ -159,12 +161,18 @@ impl Cluster {
     async fn run(mut self) {
         let mut keep = interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.follow_secrets();
+        self.follow_singles();
         loop {
             let sighting = tokio::select! {
                 sighting = self.sightings.recv() => sighting,
                 Some(secret) = self.secrets.next() => {
                     if self.secrets.take(secret, self.state.objects_mut()) {
+                        self.publish();
+                    }
+                    continue;
+                }
+                Some(map) = self.config_maps.next() => {
+                    if self.config_maps.take(map, self.state.objects_mut()) {
                         self.publish();
                     }
                     continue;
@@ -178,15 +186,17 @@ impl Cluster {
             if self.state.take(sighting) {
                 self.settle().await;
                 self.publish();
-                self.follow_secrets();
+                self.follow_singles();
             }
         }
     }
 
-    /// Listeners may refer to others by now.
-    fn follow_secrets(&mut self) {
+    /// Objects may refer to others by now.
+    fn follow_singles(&mut self) {
         let wanted = self.publisher.wanted_secrets();
         self.secrets.want(&wanted, self.state.objects_mut());
+        let wanted = self.publisher.wanted_config_maps();
+        self.config_maps.want(&wanted, self.state.objects_mut());
     }
 
     /// Takes in what comes until nothing does, but not for ever.
@@ -239,7 +249,7 @@ impl Cluster {
 
     fn publish(&mut self) {
         let mut findings = self.state.findings();
-        findings.extend(self.secrets.findings().cloned());
+        findings.extend(self.secrets.findings().chain(self.config_maps.findings()).cloned());
         self.publisher.publish(self.state.objects(), findings.clone());
         // The publisher's are sorted: those that are left out are the last ones.
         let found = findings.iter().chain(self.publisher.findings().take(MAX_EVENTS));

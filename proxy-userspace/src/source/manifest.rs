@@ -1,8 +1,11 @@
 //! One file's text to objects.
 
+mod backend_tls;
+
 use super::{
     Lines, Objects, Sourced,
     cilium::{self, CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy},
+    config_map::ConfigMap,
     finding::{Finding, Severity, quoted},
     gateway::{self, Gateway, GatewayClass, HttpRoute, ReferenceGrant},
     lean,
@@ -142,7 +145,10 @@ impl Manifest<'_> {
                 let read = self.read::<IngressClass>(node, meta);
                 self.objects.ingress_classes.extend(read);
             }
-            ("GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant", gateway::GROUP) => {
+            (
+                "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy",
+                gateway::GROUP,
+            ) => {
                 self.add_of_gateway_api(node, meta);
             }
             ("Service", group) if !is_foreign(group) => {
@@ -165,6 +171,11 @@ impl Manifest<'_> {
                 let mut read = self.read::<Secret>(node, meta);
                 read.iter_mut().for_each(|read| read.object.keep_what_is_read());
                 self.objects.secrets.extend(read);
+            }
+            ("ConfigMap", group) if !is_foreign(group) => {
+                let mut read = self.read::<ConfigMap>(node, meta);
+                read.iter_mut().for_each(|read| read.object.keep_what_is_read());
+                self.objects.config_maps.extend(read);
             }
             ("NetworkPolicy", "networking.k8s.io")
             | ("CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy", "cilium.io") => {
@@ -228,6 +239,10 @@ impl Manifest<'_> {
             "HTTPRoute" => {
                 let read = self.read::<HttpRoute>(node, as_if(HttpRoute::API_VERSION));
                 self.objects.http_routes.extend(read.map(|read| deep(read, node)));
+            }
+            "BackendTLSPolicy" => {
+                let read = self.read_backend_tls_policy(node, meta);
+                self.objects.backend_tls_policies.extend(read.map(|read| deep(read, node)));
             }
             _ => {
                 let read = self.read::<ReferenceGrant>(node, as_if(ReferenceGrant::API_VERSION));
@@ -357,11 +372,14 @@ fn item_kind(list: TypeMeta<'_>) -> Option<&str> {
     let kind = list.kind.strip_suffix("List")?;
     let known = matches!(
         (group(list.api_version), kind),
-        ("", "Service" | "Pod" | "Namespace" | "Secret")
+        ("", "Service" | "Pod" | "Namespace" | "Secret" | "ConfigMap")
             | ("discovery.k8s.io", "EndpointSlice")
             | ("cilium.io", "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy")
             | ("networking.k8s.io", "NetworkPolicy" | "Ingress" | "IngressClass")
-            | (gateway::GROUP, "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant")
+            | (
+                gateway::GROUP,
+                "GatewayClass" | "Gateway" | "HTTPRoute" | "ReferenceGrant" | "BackendTLSPolicy"
+            )
     );
     known.then_some(kind)
 }

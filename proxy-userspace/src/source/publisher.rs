@@ -69,6 +69,11 @@ impl Publisher {
         self.builder.wanted_secrets()
     }
 
+    /// The same of ConfigMaps.
+    pub(super) fn wanted_config_maps(&self) -> BTreeSet<Key> {
+        self.builder.wanted_config_maps()
+    }
+
     /// The snapshot in force; the same cell for ever.
     #[must_use]
     pub fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {

@@ -21,6 +21,12 @@ pub(crate) fn secret(name: &str, kind: &str, values: &[(&str, &str)]) -> String 
     )
 }
 
+/// A ConfigMap with certificates of authorities.
+pub(crate) fn config_map(name: &str, pem: &str) -> String {
+    let lines: String = pem.lines().map(|line| format!("    {line}\n")).collect();
+    format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n{lines}")
+}
+
 /// Who signs.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -112,12 +118,19 @@ impl Authority {
 
     /// A server that has a certificate for these names.
     pub(crate) fn server(&self, names: &[&str]) -> ServerConfig {
-        let (certificate, key) = self.pair(names).der;
-        ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        self.serving(&self.pair(names), &[])
+    }
+
+    /// A server that has this certificate, whoever has signed it, and offers these protocols.
+    pub(crate) fn serving(&self, pair: &Pair, alpn: &[&str]) -> ServerConfig {
+        let (certificate, key) = (pair.der.0.clone(), pair.der.1.clone_key());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key))
-            .unwrap()
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
     }
 }

@@ -1,6 +1,6 @@
 //! The handshake of a connection that came to a listener with TLS.
 
-use super::{Secured, cipher_name, version_name};
+use super::Secured;
 use crate::{
     downstream::Connection,
     flow::Reason,
@@ -77,14 +77,7 @@ async fn shake_hands(
     let stream = hello.into_stream(Arc::clone(&terms.config)).await.map_err(Broken::Failed)?;
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-    let alpn = session.alpn_protocol();
-    let secured = Secured {
-        version: session.protocol_version().map_or("unknown", version_name),
-        cipher: session.negotiated_cipher_suite().map_or("unknown", |suite| cipher_name(suite.suite())),
-        alpn: alpn.and_then(|alpn| super::ALPN.into_iter().find(|known| known.as_bytes() == alpn)),
-        server_name: name.map(Into::into),
-        scope: Arc::clone(&terms.scope),
-    };
+    let secured = Secured::of(session, name.map(Into::into), &terms.scope);
     Ok((stream, secured, if resumed { Outcome::Resumed } else { Outcome::Full }))
 }
 

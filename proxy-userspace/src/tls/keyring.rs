@@ -1,7 +1,8 @@
-//! Certificates that are in use, by where they are used: one that gets broken is not let go of. Keeps what a
-//! reading of the objects cannot know, as long as something refers to it.
+//! Certificates that are in use, by where they are used: one that gets broken is not let go of. And what endpoints
+//! have to prove, which stays the same as long as the demands do. Keeps what a reading of the objects cannot know,
+//! as long as something refers to it.
 
-use super::{Credentials, Flaw};
+use super::{Credentials, Demands, Flaw, Proof};
 use crate::{
     route::host::HostPattern,
     source::{Sourced, secret::Secret, store::Key},
@@ -20,6 +21,15 @@ use std::{
 pub struct Keyring {
     used: Mutex<HashMap<Use, Slot>>,
     tickets: OnceLock<Option<Arc<dyn ProducesTickets>>>,
+    proofs: Mutex<HashMap<Demands, Demanded>>,
+    authorities: Mutex<BTreeSet<Key>>,
+}
+
+/// What becomes of demands.
+struct Demanded {
+    proof: Arc<Proof>,
+    /// Somebody has asked for it in this reading.
+    wanted: bool,
 }
 
 impl fmt::Debug for Keyring {
@@ -57,11 +67,42 @@ impl Keyring {
     /// Begins a reading: what nobody asks for from here on is let go of at [`Keyring::settle`].
     pub(crate) fn begin(&self) {
         self.used.lock().values_mut().for_each(|slot| slot.wanted = false);
+        self.proofs.lock().values_mut().for_each(|demanded| demanded.wanted = false);
+        self.authorities.lock().clear();
     }
 
     /// Forgets what nothing refers to any more.
     pub(crate) fn settle(&self) {
         self.used.lock().retain(|_, slot| slot.wanted);
+        self.proofs.lock().retain(|_, demanded| {
+            if !demanded.wanted {
+                demanded.proof.retire();
+            }
+            demanded.wanted
+        });
+    }
+
+    /// What endpoints have to prove: for the same demands the same, and so their connections and sessions.
+    /// `Err` is why nobody could.
+    pub(crate) fn proof(&self, demands: Demands) -> Result<Arc<Proof>, String> {
+        let mut proofs = self.proofs.lock();
+        if let Some(demanded) = proofs.get_mut(&demands) {
+            demanded.wanted = true;
+            return Ok(Arc::clone(&demanded.proof));
+        }
+        let proof = Arc::new(Proof::new(demands.clone())?);
+        proofs.insert(demands, Demanded { proof: Arc::clone(&proof), wanted: true });
+        Ok(proof)
+    }
+
+    /// A ConfigMap with certificates of authorities is referred to.
+    pub(crate) fn want_authorities(&self, config_map: &Key) {
+        self.authorities.lock().insert(config_map.clone());
+    }
+
+    /// The ConfigMaps that are referred to, whether they are there or not.
+    pub(crate) fn wanted_authorities(&self) -> BTreeSet<Key> {
+        self.authorities.lock().clone()
     }
 
     /// The Secrets that are referred to, whether they are there or not.

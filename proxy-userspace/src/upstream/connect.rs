@@ -1,19 +1,22 @@
 //! New connections to endpoints.
 
-use super::{Announced, Driver, Key, Sender, Upstream, UpstreamIo, UpstreamWire, trunk::Trunk};
+use super::{Announced, Driver, Key, Sender, Speech, Upstream, UpstreamIo, UpstreamWire, trunk::Trunk};
 use crate::{
     admission::{Framer, HEAD_MAX, Rules},
     datapath::{Datapath, DatapathError, UpstreamLane},
+    flow::Reason,
     listener::KeepAlive,
-    metrics::Metrics,
-    wire::Wire,
+    metrics::{Handshake, Metrics},
+    record::Failure,
+    tls::{Proof, Secured},
+    wire::{Role, Wire},
 };
 use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use proxy_common::flow::FlowKey;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    io,
+    io::{self, ErrorKind},
     net::{SocketAddr, TcpStream as StdTcpStream},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -22,6 +25,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::Instant,
 };
+use tokio_rustls::TlsConnector;
 
 /// Largest answer head, and the most that is read at once.
 const READ_BUFFER: usize = HEAD_MAX;
@@ -50,12 +54,26 @@ pub(crate) enum ConnectError {
     /// hyper refused the socket.
     #[error(transparent)]
     Handshake(#[from] hyper::Error),
+    /// The endpoint has not proved what it should, or speaks no TLS.
+    #[error("TLS with the endpoint: {0}")]
+    Tls(io::Error),
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let reason = match error {
+            ConnectError::Tls(_) => Reason::UpstreamTls,
+            _ => Reason::ConnectFailed,
+        };
+        Self::new(reason, &error)
+    }
 }
 
 /// A socket that is connected to an endpoint, before anybody speaks on it.
 pub(crate) struct Connected {
-    stream: TcpStream,
+    wire: Wire,
     announced: Announced,
+    proof: Option<Arc<Proof>>,
     pub(crate) lane: UpstreamLane,
     pub(crate) watched: Option<u64>,
 }
@@ -63,7 +81,17 @@ pub(crate) struct Connected {
 impl Connected {
     /// The socket.
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.wire.stream()
+    }
+
+    /// What is spoken on it: where that was left to the endpoint, what it chose.
+    pub(crate) fn agrees_on(&self, speech: Speech) -> Speech {
+        let is_http2 = || self.wire.secured().is_some_and(|secured| secured.alpn == Some("h2"));
+        match speech {
+            Speech::Either if is_http2() => Speech::Http2,
+            Speech::Either => Speech::Http1(UpstreamLane::Plain),
+            certain => certain,
+        }
     }
 }
 
@@ -92,7 +120,32 @@ impl Connector {
         self.metrics.upstream_opened();
         let own = FlowKey::new(stream.local_addr()?, endpoint);
         let settled = self.datapath.settle_upstream(&own, cookie);
-        Ok(Connected { stream, announced, lane: settled.lane, watched: settled.watched })
+        let wire = Wire::new(stream, self.redirects);
+        Ok(Connected { wire, announced, proof: None, lane: settled.lane, watched: settled.watched })
+    }
+
+    /// Shakes hands with the endpoint: from here on the connection is a TLS session's. The caller bounds the time.
+    pub(crate) async fn secure(
+        &self,
+        connected: &mut Connected,
+        proof: &Arc<Proof>,
+        speech: Speech,
+    ) -> Result<(), ConnectError> {
+        let begun = Instant::now();
+        let connector = TlsConnector::from(Arc::clone(proof.config(speech.tongue())));
+        let shaken = connector.connect(proof.server_name.clone(), connected.wire.view()).await;
+        let secured = shaken.and_then(|stream| {
+            let secured = Secured::with_endpoint(stream.get_ref().1, proof);
+            if speech == Speech::Http2 && secured.alpn != Some("h2") {
+                return Err(io::Error::new(ErrorKind::Unsupported, "the endpoint does not speak HTTP/2"));
+            }
+            Ok((stream, secured))
+        });
+        self.metrics.tls_with_endpoint(&Handshake::with_endpoint(&secured, begun.elapsed()));
+        let (stream, secured) = secured.map_err(ConnectError::Tls)?;
+        connected.wire.secure(stream.into(), Role::Client, secured);
+        connected.proof = Some(Arc::clone(proof));
+        Ok(())
     }
 
     /// An HTTP client on a connected socket.
@@ -102,7 +155,7 @@ impl Connector {
         key: Key,
         idle_timeout: Option<Duration>,
     ) -> Result<Box<Upstream>, ConnectError> {
-        let (lane, watched) = (connected.lane, connected.watched);
+        let (lane, watched, proof) = (connected.lane, connected.watched, connected.proof.clone());
         let io = self.wire(connected);
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
@@ -122,6 +175,7 @@ impl Connector {
             owes_answer: false,
             idle_since,
             idle_timeout,
+            proof,
         }))
     }
 
@@ -132,8 +186,8 @@ impl Connector {
         key: Key,
         idle_timeout: Option<Duration>,
     ) -> Result<Trunk, ConnectError> {
-        let watched = connected.watched;
-        Trunk::start(self.wire(connected), key, watched, idle_timeout).await
+        let known = (connected.watched, connected.proof.clone());
+        Trunk::start(self.wire(connected), key, known, idle_timeout).await
     }
 
     /// The same, for one request.
@@ -143,7 +197,7 @@ impl Connector {
 
     fn wire(&self, connected: Connected) -> Arc<UpstreamWire> {
         Arc::new(UpstreamWire {
-            wire: Wire::new(connected.stream, self.redirects),
+            wire: connected.wire,
             answered: AtomicBool::new(false),
             muted: AtomicBool::new(false),
             unasked: AtomicBool::new(false),

@@ -8,7 +8,7 @@ use http::{
 use std::{error::Error, net::SocketAddr};
 
 /// The request of the pipeline, which speaks HTTP/1.1, in the form of RFC 9113 section 8.3.1.
-pub(super) fn request<B>(mut request: Request<B>, endpoint: SocketAddr) -> Request<B> {
+pub(super) fn request<B>(mut request: Request<B>, endpoint: SocketAddr, is_secure: bool) -> Request<B> {
     let host = request.headers_mut().remove(HOST);
     request.headers_mut().remove(TRANSFER_ENCODING);
     request.headers_mut().remove(CONNECTION);
@@ -17,7 +17,7 @@ pub(super) fn request<B>(mut request: Request<B>, endpoint: SocketAddr) -> Reque
     let mut parts = http::uri::Parts::default();
     let target = request.uri().path_and_query().cloned();
     parts.path_and_query = Some(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = authority;
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
@@ -58,15 +58,15 @@ mod tests {
     #[test]
     fn the_host_becomes_the_authority_and_the_coding_goes() {
         let asked = Request::post("/a?b").header("host", "web:80").header("transfer-encoding", "chunked");
-        let made = request(asked.body(()).unwrap(), "10.0.0.1:80".parse().unwrap());
+        let made = request(asked.body(()).unwrap(), "10.0.0.1:80".parse().unwrap(), false);
         assert_eq!(made.uri().to_string(), "http://web:80/a?b");
         assert!(made.headers().is_empty());
     }
 
     #[test]
     fn a_request_without_a_host_gets_the_endpoints_address() {
-        let made = request(Request::options("*").body(()).unwrap(), "[::1]:80".parse().unwrap());
+        let made = request(Request::options("*").body(()).unwrap(), "[::1]:80".parse().unwrap(), true);
         assert_eq!(made.uri().authority().unwrap(), "[::1]:80");
-        assert_eq!(made.uri().path(), "*");
+        assert_eq!((made.uri().path(), made.uri().scheme_str()), ("*", Some("https")));
     }
 }

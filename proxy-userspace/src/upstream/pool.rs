@@ -1,7 +1,7 @@
 //! Idle connections to endpoints, the last used first.
 
 use super::{Upstream, trunk::Trunks};
-use crate::datapath::UpstreamLane;
+use crate::{datapath::UpstreamLane, tls::ProofId};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -18,6 +18,8 @@ pub(crate) struct Key {
     pub(crate) born: Birthplace,
     /// Where it leads.
     pub(crate) endpoint: SocketAddr,
+    /// What the endpoint has proved; nothing on connections without TLS.
+    pub(crate) proof: Option<ProofId>,
 }
 
 /// Where an upstream socket was born.

@@ -2,7 +2,7 @@
 //! and is driven by a task of its own.
 
 use super::{Driver, Key, Sender, Upstream, UpstreamWire, connect::ConnectError};
-use crate::{body::RequestBody, datapath::UpstreamLane};
+use crate::{body::RequestBody, datapath::UpstreamLane, tls::Proof};
 use hyper::{
     client::conn::http2,
     rt::{Read, ReadBufCursor, Write},
@@ -46,6 +46,8 @@ pub(super) struct Trunk {
     used: AtomicBool,
     idle_since: Mutex<Instant>,
     idle_timeout: Option<Duration>,
+    /// What the endpoint had to prove.
+    proof: Option<Arc<Proof>>,
 }
 
 /// What its task knows.
@@ -71,7 +73,7 @@ impl Trunk {
     pub(super) async fn start(
         io: Arc<UpstreamWire>,
         key: Key,
-        watched: Option<u64>,
+        (watched, proof): (Option<u64>, Option<Arc<Proof>>),
         idle_timeout: Option<Duration>,
     ) -> Result<Self, ConnectError> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -99,12 +101,14 @@ impl Trunk {
         });
         let (open, used) = (AtomicUsize::new(0), AtomicBool::new(false));
         let idle_since = Mutex::new(Instant::now());
-        Ok(Self { key, sender, io, watched, status, open, used, idle_since, idle_timeout })
+        Ok(Self { key, sender, io, watched, status, open, used, idle_since, idle_timeout, proof })
     }
 
-    /// It takes new requests: neither has it ended, nor did the endpoint say GOAWAY.
+    /// It takes new requests: neither has it ended, nor did the endpoint say GOAWAY, nor does it have to prove
+    /// something else by now.
     fn is_fit(&self) -> bool {
-        !self.status.over.load(Relaxed) && self.sender.is_ready()
+        let is_retired = self.proof.as_ref().is_some_and(|proof| proof.is_retired());
+        !self.status.over.load(Relaxed) && self.sender.is_ready() && !is_retired
     }
 
     fn has_room(&self) -> bool {
@@ -130,6 +134,7 @@ impl Trunk {
             owes_answer: false,
             idle_since: Instant::now(),
             idle_timeout: None,
+            proof: None,
         })
     }
 }
@@ -192,6 +197,11 @@ impl Trunks {
             fit.min_by_key(|one| one.open.load(Relaxed))
         };
         found.or_else(shared).map(Trunk::place)
+    }
+
+    /// The same for a key whose endpoint is known to speak HTTP/2: it has had trunks lately.
+    pub(super) fn known(&self, key: &Key) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        Some(Arc::clone(&self.0.lock().get(key)?.opening))
     }
 
     /// One opens a trunk, others that came meanwhile wait for it.

@@ -25,7 +25,8 @@ fn a_request_is_one_line_with_exactly_these_keys() {
         r#""upstream_request_attempt_count":1,"downstream_remote_address":"10.0.0.1:40000","#,
         r#""x_forwarded_for":null,"x_request_id":"id-1","user_agent":"curl/8","#,
         r#""route_name":"default/web:8080","policy_rule":null,"policy_audit":null,"traceparent":null,"error":null,"#,
-        r#""tls_version":null,"tls_cipher":null,"requested_server_name":null,"lane":"relay","#,
+        r#""tls_version":null,"tls_cipher":null,"requested_server_name":null,"#,
+        r#""upstream_tls_version":null,"upstream_tls_cipher":null,"lane":"relay","#,
         r#""source_workload":"default/client","destination_workload":"default/server","#,
         r#""cgroup_id":77,"orig_dst":"10.96.0.1:8080"}"#,
         "\n"

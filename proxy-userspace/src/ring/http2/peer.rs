@@ -141,42 +141,74 @@ impl Client {
 pub(in crate::ring) struct Echo {
     pub(in crate::ring) addr: SocketAddr,
     pub(in crate::ring) connections: Arc<AtomicUsize>,
+    pub(in crate::ring) requests: Arc<AtomicUsize>,
 }
 
 impl Echo {
     pub(in crate::ring) async fn start(speaks: Speaks) -> Self {
+        Self::start_with(speaks, None).await
+    }
+
+    /// The same in TLS.
+    pub(in crate::ring) async fn start_with(speaks: Speaks, tls: Option<rustls::ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&connections);
+        let (connections, requests): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+        let acceptor = tls.map(|config| tokio_rustls::TlsAcceptor::from(Arc::new(config)));
+        let echo = Self { addr, connections: Arc::clone(&connections), requests: Arc::clone(&requests) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                count.fetch_add(1, Relaxed);
-                let io = TokioIo::new(stream);
+                connections.fetch_add(1, Relaxed);
+                let (acceptor, requests) = (acceptor.clone(), Arc::clone(&requests));
                 tokio::spawn(async move {
-                    match speaks {
-                        Speaks::Http1 => {
-                            drop(http1::Builder::new().serve_connection(io, service_fn(echo)).await)
-                        }
-                        Speaks::Http2 => {
-                            let mut builder = http2::Builder::new(TokioExecutor::new());
-                            builder.timer(TokioTimer::new()).max_concurrent_streams(50);
-                            drop(builder.serve_connection(io, service_fn(echo)).await);
-                        }
-                    }
+                    let Some(acceptor) = acceptor else { return serve(stream, speaks, None, requests).await };
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let name = stream.get_ref().1.server_name().map(String::from);
+                    serve(stream, speaks, name, requests).await;
                 });
             }
         });
-        Self { addr, connections }
+        echo
     }
 }
 
-async fn echo(request: Request<Incoming>) -> Result<Response<Incoming>, Infallible> {
+/// One connection of an [`Echo`].
+async fn serve(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    speaks: Speaks,
+    server_name: Option<String>,
+    requests: Arc<AtomicUsize>,
+) {
+    let io = TokioIo::new(stream);
+    let service = service_fn(move |request| {
+        requests.fetch_add(1, Relaxed);
+        echo(request, server_name.clone())
+    });
+    match speaks {
+        Speaks::Http1 => drop(http1::Builder::new().serve_connection(io, service).await),
+        Speaks::Http2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).max_concurrent_streams(50);
+            drop(builder.serve_connection(io, service).await);
+        }
+    }
+}
+
+async fn echo(
+    request: Request<Incoming>,
+    server_name: Option<String>,
+) -> Result<Response<Incoming>, Infallible> {
     let (head, body) = request.into_parts();
     let mut answer = Response::new(body);
     let fields = answer.headers_mut();
     fields.insert("x-method", head.method.as_str().parse().unwrap());
     fields.insert("x-version", format!("{:?}", head.version).parse().unwrap());
+    if let Some(name) = server_name {
+        fields.insert("x-server-name", name.parse().unwrap());
+    }
+    if let Some(host) = head.headers.get("host") {
+        fields.insert("x-host", host.clone());
+    }
     for name in ["trailer", "content-length"] {
         if let Some(value) = head.headers.get(name) {
             fields.insert(http::HeaderName::from_static(name), value.clone());

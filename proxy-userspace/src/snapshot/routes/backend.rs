@@ -1,6 +1,6 @@
 //! What routes refer to: Services, and whether they may.
 
-use super::Fault;
+use super::{Fault, trust::Trusts};
 use crate::{
     route::rule::Destination,
     source::{
@@ -10,6 +10,7 @@ use crate::{
         secret::Secret,
         store::Key,
     },
+    tls::Proof,
 };
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use std::{
@@ -21,6 +22,7 @@ use std::{
 pub(super) struct World<'a> {
     objects: &'a Objects,
     grants: HashMap<&'a str, Vec<&'a ReferenceGrant>>,
+    trusts: Trusts,
 }
 
 /// Who refers.
@@ -46,12 +48,12 @@ pub(super) struct Unresolved {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn of(objects: &'a Objects) -> Self {
+    pub(super) fn of(objects: &'a Objects, trusts: Trusts) -> Self {
         let mut grants: HashMap<&str, Vec<&ReferenceGrant>> = HashMap::new();
         for grant in objects.reference_grants.iter() {
             grants.entry(&grant.namespace).or_default().push(&grant.object);
         }
-        Self { objects, grants }
+        Self { objects, grants, trusts }
     }
 
     /// A namespace's labels; its name is one of them, as the API server sees to.
@@ -122,7 +124,20 @@ impl<'a> World<'a> {
         if let Some(text) = is_name_alone(&service, namespace, name) {
             return unresolved("InvalidKind", text);
         }
-        Ok(Destination::Cluster(format!("{namespace}/{name}:{port}").into()))
+        Ok(self.destination(format!("{namespace}/{name}:{port}")))
+    }
+
+    /// A cluster, unless a policy that cannot be obeyed is in the way.
+    fn destination(&self, cluster: String) -> Destination {
+        match self.trusts.forbids(&cluster) {
+            Some(why) => Destination::Invalid(why.into()),
+            None => Destination::Cluster(cluster.into()),
+        }
+    }
+
+    /// What endpoints have to prove, by cluster.
+    pub(super) fn proofs(&self) -> BTreeMap<Arc<str>, Arc<Proof>> {
+        self.trusts.proofs()
     }
 
     /// Where a path of an Ingress leads.
@@ -144,7 +159,7 @@ impl<'a> World<'a> {
             None => Some(one.port) == number,
         };
         match tcp_ports(&service).iter().copied().find(wanted) {
-            Some(port) => Ok(Destination::Cluster(format!("{namespace}/{name}:{}", port.port).into())),
+            Some(port) => Ok(self.destination(format!("{namespace}/{name}:{}", port.port))),
             None => {
                 let port = port_name.map_or_else(|| number.unwrap_or_default().to_string(), quoted);
                 missing(format!("Service {namespace}/{name} has no TCP port {port}"))

@@ -1,5 +1,6 @@
 //! What the APIs' schemas forbid: an API server refuses such an object, files come past none.
 
+mod policy;
 mod route;
 mod text;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressS
 use std::collections::HashSet;
 use text::{kind, label, subdomain, wildcard_name};
 
+pub(super) use policy::backend_tls_policy;
 pub(super) use route::http_route;
 pub(super) use text::duration;
 

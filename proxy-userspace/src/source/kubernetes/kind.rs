@@ -83,7 +83,7 @@ impl Kind {
 /// Pods come from all nodes, not from this one alone: a policy's peers are anywhere, and known by their
 /// labels and addresses. What else a Pod holds is dropped as it arrives (see `document.rs`), and the API
 /// server leaves out those that ended: they have no address any more, though their status names one.
-pub(super) static KINDS: [Kind; 13] = [
+pub(super) static KINDS: [Kind; 14] = [
     Kind::built_in("", "v1", "Service", "services"),
     Kind::built_in("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
     Kind {
@@ -98,13 +98,16 @@ pub(super) static KINDS: [Kind; 13] = [
     Kind::extension("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
     Kind::extension("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     Kind::extension("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants"),
+    Kind::extension("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies"),
     Kind::extension("cilium.io", "v2", "CiliumNetworkPolicy", "ciliumnetworkpolicies"),
     Kind::extension("cilium.io", "v2", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies")
         .of_cluster(),
 ];
 
-/// Of these, single ones by their names (`secrets.rs`): who may list them has all of a cluster's.
+/// Of these, single ones by their names (`singles.rs`): who may list them has all of a cluster's.
 pub(super) static SECRETS: Kind = Kind::built_in("", "v1", "Secret", "secrets");
+/// Of these too: there are many, and large ones.
+pub(super) static CONFIG_MAPS: Kind = Kind::built_in("", "v1", "ConfigMap", "configmaps");
 
 #[cfg(test)]
 mod tests {
@@ -148,8 +151,8 @@ mod tests {
         let (_, kinds) = store.split_once("\nkinds! {").unwrap();
         let (kinds, _) = kinds.split_once("\n}").unwrap();
         let kinds: Vec<_> = kinds.lines().filter(|line| line.ends_with(',')).collect();
-        // Secrets are followed one by one: `secrets.rs`.
-        assert_eq!(kinds.len(), KINDS.len() + 1, "{kinds:?}");
+        // Secrets and ConfigMaps are followed one by one: `singles.rs`.
+        assert_eq!(kinds.len(), KINDS.len() + 2, "{kinds:?}");
     }
 
     #[test]

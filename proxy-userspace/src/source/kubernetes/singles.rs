@@ -1,10 +1,10 @@
-//! The Secrets that listeners and Ingresses refer to, each followed by its name: the agent is to be allowed
+//! The Secrets and ConfigMaps that are referred to, each followed by its name: the agent is to be allowed
 //! those, and never a list of all. They are not kept on disk.
 
 use super::{
     document::Document,
     follow::{Follower, Seen, Sighting},
-    kind::SECRETS,
+    kind::Kind,
 };
 use crate::source::{
     Objects,
@@ -21,13 +21,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroize as _;
 
-/// Secrets that are followed at once, each with a watch of its own.
-const MAX_SECRETS: usize = 1000;
+/// Objects of one kind that are followed at once, each with a watch of its own.
+const MAX: usize = 1000;
 /// Sightings that may wait.
 const QUEUE: usize = 64;
 
-/// See the module.
-pub(super) struct Secrets {
+/// See the module; those of one kind.
+pub(super) struct Singles {
+    kind: &'static Kind,
     client: Client,
     relist: watch::Sender<u64>,
     file: Arc<str>,
@@ -48,12 +49,12 @@ struct Followed {
     _task: AbortOnDropHandle<()>,
 }
 
-impl Secrets {
+impl Singles {
     /// None yet.
-    pub(super) fn new(client: Client, relist: watch::Sender<u64>) -> Self {
+    pub(super) fn new(kind: &'static Kind, client: Client, relist: watch::Sender<u64>) -> Self {
         let (sender, sightings) = mpsc::channel(QUEUE);
         let (file, followed) = ("kubernetes".into(), BTreeMap::new());
-        Self { client, relist, file, followed, count: 0, sender, sightings }
+        Self { kind, client, relist, file, followed, count: 0, sender, sightings }
     }
 
     /// Follows these and no others. Call within a runtime.
@@ -61,20 +62,20 @@ impl Secrets {
         let gone = self.followed.keys().filter(|key| !wanted.contains(*key)).cloned().collect::<Vec<_>>();
         for key in gone {
             self.followed.remove(&key);
-            objects.secrets.forget(&key);
+            objects.forget(self.kind.kind, &key);
         }
         for key in wanted {
             if self.followed.contains_key(key) {
                 continue;
             }
-            if self.followed.len() >= MAX_SECRETS {
-                tracing::warn!("Secret {key} is not followed: {MAX_SECRETS} are the most");
+            if self.followed.len() >= MAX {
+                tracing::warn!("{} {key} is not followed: {MAX} are the most", self.kind.kind);
                 continue;
             }
             self.count += 1;
             let follower = Follower {
                 client: self.client.clone(),
-                kind: &SECRETS,
+                kind: self.kind,
                 object: Some(key.clone()),
                 index: self.count,
                 sightings: self.sender.clone(),
@@ -108,18 +109,18 @@ impl Secrets {
                 let found = documents.into_iter().find(is_it);
                 followed.findings.clear();
                 match found {
-                    Some(document) => followed.read(&self.file, document, key, objects),
-                    None => {
-                        objects.secrets.forget(key);
-                    }
+                    Some(document) => followed.read(&self.file, document, (self.kind, key), objects),
+                    None => objects.forget(self.kind.kind, key),
                 }
             }
-            Seen::Set(document) if is_it(&document) => followed.read(&self.file, document, key, objects),
+            Seen::Set(document) if is_it(&document) => {
+                followed.read(&self.file, document, (self.kind, key), objects)
+            }
             Seen::Gone(document) if is_it(&document) => {
                 followed.findings.clear();
-                objects.secrets.forget(key);
+                objects.forget(self.kind.kind, key);
             }
-            Seen::Away(why) => return followed.is_away(&self.file, key, &why),
+            Seen::Away(why) => return followed.is_away(&self.file, (self.kind, key), &why),
             Seen::InSync => return followed.away.take().is_some(),
             Seen::Set(_) | Seen::Gone(_) | Seen::Absent | Seen::Heard => return false,
         }
@@ -129,24 +130,31 @@ impl Secrets {
 }
 
 impl Followed {
-    fn read(&mut self, file: &Arc<str>, mut document: Document, key: &Key, objects: &mut Objects) {
+    fn read(
+        &mut self,
+        file: &Arc<str>,
+        mut document: Document,
+        (kind, key): (&Kind, &Key),
+        objects: &mut Objects,
+    ) {
         let (mut read, mut findings) = (Objects::default(), Vec::new());
-        manifest::add_json(file, &document.json, ("v1", "Secret"), &mut read, &mut findings);
+        let meta = (&*kind.api_version(), kind.kind);
+        manifest::add_json(file, &document.json, meta, &mut read, &mut findings);
         document.json.zeroize();
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
-            objects.secrets.forget(key);
+            objects.forget(kind.kind, key);
         }
         objects.replace(&read);
         self.findings = findings;
     }
 
     /// What was read stays; false if this was said already.
-    fn is_away(&mut self, file: &Arc<str>, key: &Key, why: &str) -> bool {
+    fn is_away(&mut self, file: &Arc<str>, (kind, key): (&Kind, &Key), why: &str) -> bool {
         let finding = Finding {
             severity: Severity::Error,
             file: file.to_string(),
             line: 0,
-            object: format!("Secret {key}"),
+            object: format!("{} {key}", kind.kind),
             text: format!("cannot be followed: {why}"),
             fix: "let Weir's service account get, list and watch it".to_owned(),
         };
