@@ -41,6 +41,8 @@ impl Drop for Open {
     }
 }
 
+/// What it waits for is in boxes, so that a connection takes no more memory than what it is in: most of them
+/// are idle.
 async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAddr) -> io::Result<()> {
     let local = stream.local_addr()?;
     let found = relay.orig_dst.find(&relay.datapath, &stream, (client, local));
@@ -65,7 +67,7 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let site = site.filter(|_| routed.is_none());
     let mut connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
     let secure = match &site {
-        Some(site) => tls::accept(&mut connection, site).await,
+        Some(site) => Box::pin(tls::accept(&mut connection, site)).await,
         None => Ok(()),
     };
     let downstream = Arc::new(Downstream::new(Arc::new(connection)));
@@ -76,12 +78,12 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     if site.is_some() {
         // ALPN has decided; without it, it is HTTP/1.1 (RFC 9113 section 3.2).
         if downstream.wire.secured().and_then(|secured| secured.alpn) == Some("h2") {
-            server::http2::serve(downstream, Bytes::new()).await;
+            Box::pin(server::http2::serve(downstream, Bytes::new())).await;
             return Ok(());
         }
-        match detect::detect(&downstream, None).await {
+        match Box::pin(detect::detect(&downstream, None)).await {
             Verdict::Http(first) | Verdict::Http2(first) | Verdict::Opaque(first, _) => {
-                server::serve(downstream, first).await;
+                Box::pin(server::serve(downstream, first)).await;
             }
             Verdict::Over => {}
         }
@@ -93,12 +95,14 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
         tunnel::refuse(&downstream, route, endpoint);
         return Ok(());
     }
-    match (detect::detect(&downstream, routed.as_ref()).await, &routed) {
+    match (Box::pin(detect::detect(&downstream, routed.as_ref())).await, &routed) {
         (Verdict::Opaque(first, upstream), Some(route)) => {
-            tunnel::carry(&downstream, route, first, upstream).await;
+            Box::pin(tunnel::carry(&downstream, route, first, upstream)).await;
         }
-        (Verdict::Http2(first), _) => server::http2::serve(downstream, first).await,
-        (Verdict::Http(first) | Verdict::Opaque(first, _), _) => server::serve(downstream, first).await,
+        (Verdict::Http2(first), _) => Box::pin(server::http2::serve(downstream, first)).await,
+        (Verdict::Http(first) | Verdict::Opaque(first, _), _) => {
+            Box::pin(server::serve(downstream, first)).await;
+        }
         (Verdict::Over, _) => {}
     }
     Ok(())

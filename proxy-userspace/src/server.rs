@@ -35,7 +35,8 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
         downstream.head_begins();
     }
     let io = DownstreamIo::new(Arc::clone(&downstream), &replay);
-    let service = service_fn(|request| exchange(Arc::clone(&downstream), request));
+    // In a box, as hyper keeps the room for it also while there is none: 10 KiB a connection.
+    let service = service_fn(|request| Box::pin(exchange(Arc::clone(&downstream), request)));
     let mut http = Box::pin(
         http1::Builder::new()
             .half_close(true)
@@ -55,7 +56,7 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     }
     conclude(&downstream, end).await;
     if refused || (answered && !downstream.splice.is_cut()) {
-        downstream.take_leave().await;
+        Box::pin(downstream.take_leave()).await;
     }
 }
 

@@ -218,11 +218,11 @@ fn next(
 async fn conclude(connection: &Connection, frames: &Mutex<Frames>, end: End) {
     let client = connection.client.0;
     match end {
-        End::Done(Ok(())) | End::Idle => connection.take_leave().await,
+        End::Done(Ok(())) | End::Idle => Box::pin(connection.take_leave()).await,
         End::Done(Err(error)) => {
             tracing::debug!(%error, %client, "an HTTP/2 connection ends");
             // What hyper has said of it is on its way: a reset must not overtake it.
-            connection.take_leave().await;
+            Box::pin(connection.take_leave()).await;
         }
         End::Abandoned => {}
         End::Refused(code, why) => {
