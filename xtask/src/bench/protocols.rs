@@ -181,7 +181,9 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
     }
     let site = Site::new()?;
     let cases = rounds(args, &site, &proxies, &interrupt)?;
-    println!("{}", table(&cases, &proxies));
+    if !cases.is_empty() {
+        println!("{}", table(&cases, &proxies));
+    }
     let idle = idle(args.idle.min(room()), &site, &proxies, &interrupt)?;
     if !idle.is_empty() {
         println!("{}", idle_table(&idle, &proxies));
