@@ -29,6 +29,8 @@ pub(crate) fn check(method: &str, target: &str, fields: &HeaderMap, rules: &Rule
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     head.extend(b"\r\n");
+    // Its length and how many fields it has.
+    head::End::default().find(&head, true)?;
     request::judge(&head, false, rules).map(drop)
 }
 

@@ -42,8 +42,6 @@ pub mod grpc;
 pub mod metrics;
 pub mod sharded;
 
-#[cfg(fuzzing)]
-pub use admission::agreement::agrees as admission_agrees;
 pub mod snapshot;
 pub mod source;
 pub mod status;

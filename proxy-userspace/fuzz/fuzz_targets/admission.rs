@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    weir::admission_agrees(bytes);
+    proxy_userspace_fuzz::admission_agrees(bytes);
 });

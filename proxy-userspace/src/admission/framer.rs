@@ -200,7 +200,7 @@ impl Framer {
 
     /// What of a message is awaited: "head", "length", "chunked" or another word.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn awaits(&self) -> &'static str {
+    pub(crate) fn awaits(&self) -> &'static str {
         match self.state {
             State::Head(_) => "head",
             State::Length(_) => "length",

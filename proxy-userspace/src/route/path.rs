@@ -3,6 +3,9 @@
 //! Slashes are merged, dot segments removed, needless percent-encodings undone (RFC 3986 section 6.2.2).
 //! A path that servers read in more than one way, whatever we make of it, is refused.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod agreement;
+
 use http::Uri;
 use std::borrow::Cow;
 
@@ -14,7 +17,7 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, &'static str> {
     // One pass, without a branch a byte: nearly every path is in its one spelling.
     let (mut odd, mut rewrites, mut before) = (false, false, 0);
     for byte in path.bytes() {
-        odd |= !matches!(byte, b'!'..=b'~') | (byte == b'#') | (byte == b'\\');
+        odd |= !matches!(byte, b'!'..=b'~') | matches!(byte, b'#' | b'\\' | b'<' | b'>' | b'`');
         rewrites |= (byte == b'%') | ((before == b'/') & ((byte == b'/') | (byte == b'.')));
         before = byte;
     }
@@ -187,6 +190,9 @@ mod tests {
             "/a#b",
             "/a b",
             "/a\\b",
+            "/<a",
+            "/a>",
+            "/`",
             "/..",
             "/a/../..",
             "/a%2fb",

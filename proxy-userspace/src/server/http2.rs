@@ -1,5 +1,7 @@
 //! HTTP/2 with a client: each stream a request of the same pipeline, as if it had come by HTTP/1.1.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod agreement;
 mod frames;
 mod io;
 mod message;
@@ -14,7 +16,7 @@ use crate::{
     record::{Draft, OpenRequest},
 };
 use bytes::Bytes;
-use frames::{Excess, Frames};
+use frames::{Excess, Frames, MAX_HEADER_LIST, MAX_STREAMS};
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -32,11 +34,8 @@ use std::{
 use streams::Streams;
 use tokio::time::Instant;
 
-/// Requests that a client may have open at once.
-const MAX_STREAMS: u32 = 100;
 /// What a client may send ahead, in a stream and in all of them.
 const WINDOWS: (u32, u32) = (64 << 10, 1 << 20);
-const MAX_HEADER_LIST: u32 = 16 << 10;
 /// What hyper keeps of a stream's answer that the client does not take yet.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 /// Streams that are reset because of what their client sent.

@@ -5,6 +5,11 @@ use proxy_common::http::HTTP2_PREFACE as PREFACE;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Requests that a client may have open at once.
+pub(super) const MAX_STREAMS: u32 = 100;
+/// Bytes of a request's fields, each with 32 more (RFC 9113 section 6.5.2).
+pub(super) const MAX_HEADER_LIST: u32 = 16 << 10;
+
 const HEADER: usize = 9;
 /// Control frames: so many a second, and so many at once.
 const CONTROL: (u32, u32) = (200, 1000);
@@ -50,12 +55,15 @@ impl Splitter {
         Self { left: PREFACE.len() as u64, ..Self::default() }
     }
 
-    /// Takes the next bytes; `found` gets the header of each frame that begins in them.
-    fn split(&mut self, mut bytes: &[u8], mut found: impl FnMut(Head)) {
+    /// Takes the next bytes; `found` gets the header of each frame that begins in them. Whether the first byte of
+    /// the last frame is one of them.
+    fn split(&mut self, mut bytes: &[u8], mut found: impl FnMut(Head)) -> bool {
+        let mut begins = false;
         while !bytes.is_empty() {
             let skipped = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             self.left -= skipped as u64;
             bytes = bytes.get(skipped..).unwrap_or_default();
+            begins |= self.is_between() && !bytes.is_empty();
             let room = self.head.get_mut(self.seen..).unwrap_or_default();
             let count = room.len().min(bytes.len());
             let (taken, rest) = bytes.split_at_checked(count).unwrap_or((bytes, &[]));
@@ -72,6 +80,12 @@ impl Splitter {
                 found(Head { length, kind, flags, stream });
             }
         }
+        begins
+    }
+
+    /// Behind a frame's header.
+    fn is_in_payload(&self) -> bool {
+        self.left > 0
     }
 
     /// Between two frames.
@@ -165,9 +179,7 @@ impl Frames {
     /// The client's next bytes.
     pub(crate) fn read(&mut self, bytes: &[u8], now: Instant) {
         let Self { read, control, resets, excess, last_stream, acknowledged, begun, is_data, .. } = self;
-        let mut any = false;
-        read.split(bytes, |head| {
-            any = true;
+        let begins = read.split(bytes, |head| {
             *is_data = head.kind == DATA;
             let within = match head.kind {
                 kind if !std::mem::replace(begun, true) && kind != SETTINGS => Err(Excess::Preface),
@@ -192,9 +204,10 @@ impl Frames {
                 excess.get_or_insert(what);
             }
         });
+        // By what arrives when, never by how it was cut.
         if self.read.is_between() {
             self.half_since = None;
-        } else if any || self.is_data || self.half_since.is_none() {
+        } else if begins || (self.is_data && self.read.is_in_payload()) || self.half_since.is_none() {
             self.half_since = Some(now);
         }
     }

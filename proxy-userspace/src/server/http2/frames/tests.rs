@@ -86,6 +86,23 @@ async fn d7_resets_have_a_budget_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn d6_half_frames_are_known_by_what_came_when_and_not_by_how_it_was_cut() {
+    let second = Duration::from_secs(1);
+    for kind in [SETTINGS, DATA] {
+        let (two, begun) = (frame(kind, 0, 0, &[0; 60]).repeat(2), Instant::now());
+        let (mut whole, mut single) = (opened(begun), opened(begun));
+        // The end of one frame, and a piece of the next one's header.
+        for piece in [&two[..40], &two[40..72], &two[72..75]] {
+            tokio::time::advance(second).await;
+            whole.read(piece, Instant::now());
+            piece.chunks(1).for_each(|byte| single.read(byte, Instant::now()));
+            assert_eq!(whole.half_until(second), single.half_until(second), "{kind}");
+        }
+        assert_eq!(whole.half_until(second), Some(begun + 3 * second), "{kind}: since the second has begun");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn d6_a_half_frame_is_known_since_when() {
     let second = Duration::from_secs(1);
     let mut frames = opened(Instant::now());
