@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +21,8 @@ const BACKLOG: i32 = 4096;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 /// Descriptors that are not for connections: maps, logs, configuration, the admin listener.
 const RESERVED_FILES: u64 = 256;
+/// Descriptors that no connection gets, whatever `--max-connections` says.
+const SPARE_FILES: u64 = 32;
 
 /// TCP keep-alive of the agent's own sockets: redirected bytes make no packets, so without it
 /// connection tracking takes a busy connection for a dead one.
@@ -90,6 +93,14 @@ pub fn connection_budget() -> u32 {
     u32::try_from((files / 2).saturating_sub(RESERVED_FILES)).unwrap_or(u32::MAX).max(1)
 }
 
+/// Whether enough descriptors are left behind this one for the admin listener, configuration and logs. The kernel
+/// hands out the lowest free number.
+pub(crate) fn leaves_room(file: &impl AsRawFd) -> bool {
+    use rustix::process::{Resource, getrlimit};
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u64::try_from(file.as_raw_fd()).is_ok_and(|number| number < limit.saturating_sub(SPARE_FILES))
+}
+
 /// How many connections may be open, in all and from one client address.
 pub struct Limits {
     all: u32,
@@ -151,6 +162,13 @@ pub async fn accept(listener: TcpListener, relay: Arc<Relay>, limits: Arc<Limits
     let mut pause = PAUSE.0;
     while let Some(accepted) = next(&listener, &stop).await {
         match accepted {
+            Ok((stream, _)) if !leaves_room(&stream) => {
+                relay.observer.metrics.downstream_refused("files");
+                crate::wire::reset_on_close(&stream);
+                drop(stream);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
             Ok((stream, client)) => {
                 pause = PAUSE.0;
                 admit(stream, DownstreamAddr(client), &relay, &limits);

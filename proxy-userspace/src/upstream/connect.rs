@@ -5,7 +5,7 @@ use crate::{
     admission::{Framer, HEAD_MAX, Rules},
     datapath::{Datapath, DatapathError, UpstreamLane},
     flow::Reason,
-    listener::KeepAlive,
+    listener::{KeepAlive, leaves_room},
     metrics::{Handshake, Metrics},
     record::Failure,
     tls::{Proof, Secured},
@@ -108,6 +108,9 @@ impl Connector {
         endpoint: SocketAddr,
         wanted: UpstreamLane,
     ) -> Result<Connected, ConnectError> {
+        if !leaves_room(&socket) {
+            return Err(io::Error::from(rustix::io::Errno::MFILE).into());
+        }
         socket.set_tcp_nodelay(true)?;
         self.keep_alive.apply(&socket)?;
         let cookie = socket.cookie()?;
