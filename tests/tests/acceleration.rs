@@ -52,7 +52,7 @@ fn in_every_mode(play: impl Fn(&Scene) -> Result<Vec<String>>) -> Result<()> {
 }
 
 #[test]
-fn i2_bodies_of_1_byte_to_64_mib_are_identical_both_ways_with_random_write_sizes() -> Result<()> {
+fn i2_k10_bodies_of_1_byte_to_64_mib_are_identical_both_ways_with_random_write_sizes() -> Result<()> {
     needs_kernel!();
     in_every_mode(|scene| scene.transfer(&SIZES, &[]))
 }
@@ -96,7 +96,7 @@ fn i2_small_and_large_requests_in_turn_on_one_connection_are_identical() -> Resu
 }
 
 #[test]
-fn i2_a_client_that_closes_its_sending_side_gets_the_whole_answer() -> Result<()> {
+fn i2_k10_a_client_that_closes_its_sending_side_gets_the_whole_answer() -> Result<()> {
     needs_kernel!();
     in_every_mode(|scene| {
         let mut digests = Vec::new();

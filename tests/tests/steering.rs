@@ -314,7 +314,7 @@ fn b10_a_connection_that_was_not_steered_is_refused_by_the_agents_listener() -> 
 }
 
 #[test]
-fn a_server_that_speaks_first_is_tunnelled_without_a_long_stall() -> Result<()> {
+fn k9_a_server_that_speaks_first_is_tunnelled_without_a_long_stall() -> Result<()> {
     needs_kernel!();
     let stage = Stage::new(0)?;
     let server = stage.topology.pod("mail", 50)?;

@@ -100,8 +100,17 @@ mod tests {
         assert!(!pattern.matches(b"/ab") && !pattern.matches(b"x/b") && !pattern.matches(b"/b\n"));
     }
 
+    /// Whoever goes back and tries again never comes to an end here.
     #[test]
-    fn what_is_wrong_is_said_in_one_line() {
+    fn d23_nested_repetitions_are_matched_in_one_pass() {
+        for source in ["(a+)+$", "(a|aa)+", "(a*)*b", "(.*)(.*)(.*)(.*)x"] {
+            let subject = [b"a".repeat(100_000), b"!".to_vec()].concat();
+            assert!(!Pattern::new(source).unwrap().matches(&subject), "{source}");
+        }
+    }
+
+    #[test]
+    fn d23_what_is_wrong_is_said_in_one_line() {
         for (source, says) in [("(a", "unclosed group"), ("a)", "unopened group"), ("a{9999999999}", "")] {
             let error = Pattern::new(source).unwrap_err();
             assert!(error.contains(says) && error.lines().count() == 1, "{source}: {error}");

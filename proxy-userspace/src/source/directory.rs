@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn alias_bombs_and_deep_nesting_hit_a_limit() {
+    fn d23_alias_bombs_and_deep_nesting_hit_a_limit() {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let alias = format!("*a{}", level - 1);

@@ -48,6 +48,12 @@ fn endings() -> Vec<Case> {
             [posts(1), data(0, b"a"), trailers(END_HEADERS)].concat(),
             Expect::Malformed,
         ),
+        // Nobody below sees them: h2 leaves them out.
+        case(
+            "8.1 H13 pseudo-header fields among trailers go nowhere",
+            [posts(1), frame(HEADERS, WHOLE, 1, &block(&[(":path", b"/b"), ("x", b"1")]))].concat(),
+            Expect::Answered(1),
+        ),
         case(
             "8.1 DATA behind trailers is an error",
             [posts(1), trailers(WHOLE), data(END_STREAM, b"a")].concat(),
