@@ -149,6 +149,12 @@ fn s25_an_expectation_is_unsure() {
 }
 
 #[test]
+fn a_request_that_counts_its_hops_is_unsure() {
+    all([with_line("Max-Forwards: 0"), with_line("max-forwards:10")], Unsure::HopByHop);
+    assert!(scan(&format!("OPTIONS / HTTP/1.1~Host: h~Max-Forward: 1~~")).is_ok());
+}
+
+#[test]
 fn s26_a_bare_lf_anywhere_is_unsure() {
     let whole = wire("GET /a HTTP/1.1~Host: h:80~Content-Length: 3 ~Connection: keep-alive~A: b~~");
     for at in 0..whole.len() {

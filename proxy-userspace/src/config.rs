@@ -236,6 +236,9 @@ pub struct Config {
     /// other clients say there is dropped.
     #[arg(long, env = "WEIR_TRUSTED_HOPS", default_value_t = 0)]
     pub trusted_hops: u8,
+    /// Tell endpoints behind Gateways and Ingresses in Forwarded (RFC 7239) too who asks.
+    #[arg(long, env = "WEIR_FORWARDED")]
+    pub forwarded: bool,
     /// Bytes a second that a request's body must bring while it is waited for, after ten seconds: 408 otherwise.
     /// 0 turns it off.
     #[arg(long, env = "WEIR_MIN_BODY_RATE", default_value_t = 240)]
@@ -243,7 +246,8 @@ pub struct Config {
     /// Accept field names with underscores, which some servers take for hyphens: 400 otherwise.
     #[arg(long, env = "WEIR_ALLOW_UNDERSCORES")]
     pub allow_underscores: bool,
-    /// Accept this method although IANA has not registered it: 501 otherwise. May be given more than once.
+    /// Accept this method although IANA has not registered it (501 otherwise), or TRACE (405). May be given more
+    /// than once.
     #[arg(long = "allow-method", env = "WEIR_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',', value_parser = method)]
     pub allow_methods: Vec<String>,
     /// Timeouts, for every Service that does not set its own.

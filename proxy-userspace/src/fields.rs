@@ -2,8 +2,8 @@
 //! belongs to one hop only (RFC 9110 section 7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, MAX_FORWARDS, TRANSFER_ENCODING},
 };
 use std::net::IpAddr;
 
@@ -25,6 +25,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, message: Message) {
     }
 }
 
+/// Whether a request may go on, and says to the next hop how much further. `false` where it is ours to answer:
+/// OPTIONS and TRACE count hops (RFC 9110 section 7.6.2). `Err` says why there is no count.
+pub(crate) fn take_hop(method: &Method, headers: &mut HeaderMap) -> Result<bool, &'static str> {
+    if *method != Method::OPTIONS && *method != Method::TRACE {
+        return Ok(true);
+    }
+    let mut values = headers.get_all(MAX_FORWARDS).iter();
+    let Some(value) = values.next() else { return Ok(true) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let (Some(digits), None) = (digits.filter(|digits| !digits.is_empty()), values.next()) else {
+        return Err("Max-Forwards is not one number");
+    };
+    // More hops than can be counted are as many as can.
+    let Some(left) = digits.parse().unwrap_or(u64::MAX).checked_sub(1) else { return Ok(false) };
+    headers.insert(MAX_FORWARDS, HeaderValue::from(left));
+    Ok(true)
+}
+
 /// Appends the client's address to X-Forwarded-For: only where the endpoint cannot see it.
 pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     if let Ok(value) = HeaderValue::from_str(&client.to_string()) {
@@ -32,12 +50,21 @@ pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     }
 }
 
+/// What endpoints behind Gateways are told of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Telling {
+    /// So many proxies in front of the agent are believed.
+    pub(crate) trusted: usize,
+    /// `Forwarded` too (RFC 7239).
+    pub(crate) forwarded: bool,
+}
+
 /// Tells an endpoint behind a Gateway who asks, for which host, and how. What clients say about that is believed
-/// where so many proxies in front of the agent are `trusted`, and only as far as they have said it themselves.
+/// where so many proxies in front of the agent are trusted, and only as far as they have said it themselves.
 pub(crate) fn say_who_asks(
     headers: &mut HeaderMap,
     (client, scheme): (IpAddr, &'static str),
-    trusted: usize,
+    Telling { trusted, forwarded }: Telling,
 ) {
     let (proto, host) =
         (HeaderName::from_static("x-forwarded-proto"), HeaderName::from_static("x-forwarded-host"));
@@ -46,15 +73,43 @@ pub(crate) fn say_who_asks(
     if headers.keys().any(says_who_asks) {
         retain(headers, |name| !says_who_asks(name));
     }
+    let [said_proto, said_host] = believed;
+    let said_proto = said_proto.unwrap_or(HeaderValue::from_static(scheme));
+    let said_host = said_host.or_else(|| headers.get(HOST).cloned());
+    let all = forwarded.then(|| forwarded_by(&before, client, (&said_proto, said_host.as_ref())));
     for hop in before {
         headers.append(X_FORWARDED_FOR, hop);
     }
     append_forwarded_for(headers, client);
-    let [said_proto, said_host] = believed;
-    headers.insert(proto, said_proto.unwrap_or(HeaderValue::from_static(scheme)));
-    if let Some(said) = said_host.or_else(|| headers.get(HOST).cloned()) {
-        headers.insert(host, said);
-    }
+    headers.insert(proto, said_proto);
+    headers.extend(said_host.map(|said| (host, said)));
+    headers.extend(all.flatten().map(|all| (FORWARDED, all)));
+}
+
+/// RFC 7239 section 4: an element a hop, the last of them the client's as the agent sees it. What a proxy has said
+/// that is no address is not repeated.
+fn forwarded_by(
+    before: &[HeaderValue],
+    client: IpAddr,
+    (proto, host): (&HeaderValue, Option<&HeaderValue>),
+) -> Option<HeaderValue> {
+    let address = |hop: &HeaderValue| hop.to_str().ok()?.parse().ok();
+    let node = |address: Option<IpAddr>| match address {
+        Some(IpAddr::V4(v4)) => format!("for={v4}"),
+        Some(IpAddr::V6(v6)) => format!("for=\"[{v6}]\""),
+        None => "for=unknown".to_owned(),
+    };
+    let mut all: Vec<_> = before.iter().map(|hop| node(address(hop))).collect();
+    let is_plain =
+        |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+    let said = |value: &HeaderValue| value.to_str().ok().filter(is_plain).map(str::to_owned);
+    let mut own = node(Some(client));
+    own.extend(host.and_then(said).map(|host| format!(";host=\"{host}\"")));
+    own.extend(
+        said(proto).filter(|proto| !proto.contains([':', '[', ']'])).map(|proto| format!(";proto={proto}")),
+    );
+    all.push(own);
+    HeaderValue::try_from(all.join(", ")).ok()
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -171,7 +226,7 @@ mod tests {
         ];
         let told = |trusted| {
             let mut map = headers(&said);
-            say_who_asks(&mut map, ([10, 1, 0, 9].into(), "http"), trusted);
+            say_who_asks(&mut map, ([10, 1, 0, 9].into(), "http"), Telling { trusted, forwarded: false });
             listed(&map)
                 .into_iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -183,6 +238,48 @@ mod tests {
         let behind_two = "host=web a=1 x-forwarded-for=192.0.2.1 x-forwarded-for=192.0.2.2 x-forwarded-for=10.1.0.9 \
                           x-forwarded-proto=https x-forwarded-host=web";
         assert_eq!(told(2), behind_two);
+    }
+
+    /// RFC 7239 section 4.
+    #[test]
+    fn s34_forwarded_is_told_on_request_and_never_what_a_client_says_there() {
+        let told = |said: &[(&str, &str)], client: IpAddr, trusted| {
+            let mut map = headers(said);
+            say_who_asks(&mut map, (client, "http"), Telling { trusted, forwarded: true });
+            let all: Vec<_> = map.get_all("forwarded").iter().map(|value| value.to_str().unwrap()).collect();
+            all.join(" | ")
+        };
+        let v4 = [10, 1, 0, 9].into();
+        let said =
+            [("host", "web:80"), ("forwarded", "for=evil"), ("x-forwarded-for", "a\", fd00::2, 192.0.2.1")];
+        assert_eq!(told(&said, v4, 0), "for=10.1.0.9;host=\"web:80\";proto=http");
+        let three = "for=unknown, for=\"[fd00::2]\", for=192.0.2.1, for=10.1.0.9;host=\"web:80\";proto=http";
+        assert_eq!(told(&said, v4, 3), three);
+        let odd = [("host", "web"), ("x-forwarded-proto", "a;b"), ("x-forwarded-host", "x\";by=y")];
+        assert_eq!(told(&odd, "fd00::1".parse().unwrap(), 1), "for=\"[fd00::1]\"");
+        assert_eq!(told(&[], v4, 0), "for=10.1.0.9;proto=http");
+    }
+
+    /// RFC 9110 section 7.6.2.
+    #[test]
+    fn options_and_trace_count_their_hops_and_others_do_not() {
+        let left = |method: &Method, said: &[&str]| {
+            let mut map = headers(&said.iter().map(|value| ("max-forwards", *value)).collect::<Vec<_>>());
+            let further = take_hop(method, &mut map);
+            let left: Vec<_> = listed(&map).into_iter().map(|(_, value)| value.to_owned()).collect();
+            further.map(|further| (further, left.join(" ")))
+        };
+        for method in [&Method::OPTIONS, &Method::TRACE] {
+            assert_eq!(left(method, &[]), Ok((true, String::new())));
+            assert_eq!(left(method, &["0"]), Ok((false, "0".to_owned())));
+            assert_eq!(left(method, &["1"]), Ok((true, "0".to_owned())));
+            assert_eq!(left(method, &["10"]), Ok((true, "9".to_owned())));
+            assert_eq!(left(method, &["99999999999999999999999"]), Ok((true, (u64::MAX - 1).to_string())));
+            for odd in [&["-1"][..], &[""], &["a"], &["+1"], &["1, 1"], &["1", "1"]] {
+                assert!(left(method, odd).is_err(), "{odd:?}");
+            }
+        }
+        assert_eq!(left(&Method::GET, &["0"]), Ok((true, "0".to_owned())));
     }
 
     #[test]

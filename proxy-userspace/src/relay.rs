@@ -5,6 +5,7 @@ use crate::{
     balance::Affinity,
     config::{Acceleration, Config, Steering},
     datapath::Datapath,
+    fields::Telling,
     flow::Observer,
     identity::Identity,
     listener::KeepAlive,
@@ -66,8 +67,8 @@ pub(crate) struct Settings {
     pub(crate) redirects: bool,
     /// The part of fit connections that stays in relay, 0 to 1.
     pub(crate) splice_control: f64,
-    /// Proxies before a Gateway or an Ingress that are believed.
-    pub(crate) trusted_hops: usize,
+    /// What endpoints behind Gateways and Ingresses are told of clients.
+    pub(crate) telling: Telling,
     /// How a body must come, in bytes a second; 0: anyhow.
     pub(crate) min_body_rate: u64,
     /// How long a client may take nothing of its answer.
@@ -84,7 +85,7 @@ impl From<&Config> for Settings {
             answer_cap: u64::from(config.redirect_answer_cap),
             redirects: config.steering == Steering::Ebpf && config.acceleration != Acceleration::Off,
             splice_control: config.splice_control,
-            trusted_hops: usize::from(config.trusted_hops),
+            telling: Telling { trusted: config.trusted_hops.into(), forwarded: config.forwarded },
             min_body_rate: u64::from(config.min_body_rate),
             write_idle: Some(config.timeouts.timeout_write_idle).filter(|timeout| !timeout.is_zero()),
         }

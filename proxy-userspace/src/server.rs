@@ -13,6 +13,7 @@ use crate::{
     admission, answer,
     body::AnswerBody,
     downstream::{Downstream, DownstreamIo, Phase},
+    fields,
     flow::{LaneLabel, Reason},
     record::{Draft, Failure, OpenRequest},
     route::{path, route, rule::Limits},
@@ -20,7 +21,7 @@ use crate::{
     upstream::Upstream,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use std::{convert::Infallible, sync::Arc};
@@ -156,11 +157,28 @@ struct Own {
     fields: HeaderMap,
 }
 
+impl Own {
+    /// Of the last hop to a request that goes no further: what can be done here is nothing, which OPTIONS is told.
+    fn of_the_last_hop(method: &Method) -> Self {
+        if *method == Method::OPTIONS {
+            return Self { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() };
+        }
+        let allowed = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static("OPTIONS"))]);
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, fields: allowed }
+    }
+}
+
+/// Whether a request may go on, by its own count.
+fn takes_hop<B>(request: &mut Request<B>) -> Result<bool, Failure> {
+    let method = request.method().clone();
+    fields::take_hop(&method, request.headers_mut()).map_err(|why| Failure::new(Reason::BadRequest, &why))
+}
+
 /// The pipeline: route, admission, balance, policy, connect or reuse, send, relay the answer's head.
 async fn relay(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
     let snapshot = downstream.relay.snapshot.load();
     let mut route = match route(&snapshot, downstream.orig_dst) {
@@ -181,7 +199,10 @@ async fn relay(
     }
     if request.uri().path() == "*" {
         // OPTIONS *: whoever reads it answers for itself.
-        return Ok(Answer::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));
+        return Ok(Answer::Own(Own::of_the_last_hop(request.method())));
+    }
+    if !takes_hop(&mut request)? {
+        return Ok(Answer::Own(Own::of_the_last_hop(request.method())));
     }
     route.timeouts = limits(route.timeouts, Limits::default(), request.headers());
     downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);

@@ -78,9 +78,9 @@ const METHODS: [&[u8]; 7] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTI
 /// Bytes with a class of their own.
 const SINGLE: &[u8] = b"\t\n\r /.?#%;\\:-_[]01ACDEGHILNOPSTUacdeghilnopstu";
 /// Letters whose cases share a class: they occur in field names only.
-const CASELESS: &[u8] = b"bfkrvxy";
+const CASELESS: &[u8] = b"bfkmrvwxy";
 /// Bytes that only ever occur together, a class a line.
-const GROUPS: [&[u8]; 7] = [b"jmqwzJMQWZ", b"2345", b"6789", b"!$&'*+~", b"^`|", b"(),=@", b"\"<>{}"];
+const GROUPS: [&[u8]; 7] = [b"jqzJQZ", b"2345", b"6789", b"!$&'*+~", b"^`|", b"(),=@", b"\"<>{}"];
 /// Bytes above 127 (obs-text). Class 0 is what is nowhere allowed: controls and DEL.
 const OBS_TEXT: usize = 63;
 
@@ -362,6 +362,7 @@ impl Machine {
         self.name(fields, b"expect", Unsure::Expect as u8);
         self.name(fields, b"te", Unsure::HopByHop as u8);
         self.name(fields, b"trailer", Unsure::HopByHop as u8);
+        self.name(fields, b"max-forwards", Unsure::HopByHop as u8);
         let proxy = self.name(fields, b"proxy-", Unsure::HopByHop as u8);
         self.on(proxy, TOKEN, proxy, action::NONE);
     }

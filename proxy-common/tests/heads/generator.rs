@@ -40,7 +40,7 @@ const PATHS: [&str; 14] = [
     "/a/.",
 ];
 const QUERIES: [&str; 6] = ["", "?", "?a=b&c=%20", "?a/../b//", "?a;b?c", "?a#b"];
-const FIELDS: [&str; 26] = [
+const FIELDS: [&str; 27] = [
     "Accept: */*",
     "User-Agent: curl/8.5.0",
     "X-Request-Id: 0",
@@ -58,6 +58,7 @@ const FIELDS: [&str; 26] = [
     "Keep-Alive: timeout=5",
     "Transfer-Encoding: chunked",
     "Te: trailers",
+    "Max-Forwards: 0",
     "Tea: green",
     "Trailer: x",
     "Trailers: x",

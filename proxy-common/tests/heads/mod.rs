@@ -44,7 +44,9 @@ fn same_request(bytes: &[u8], head: &RequestHead, request: &httparse::Request<'_
     assert!(host == name || host.starts_with(&[name, b":"].concat()), "{}", bytes.escape_ascii());
     let length = values("content-length").first().map_or(0, |value| decimal(value));
     assert_eq!(length, head.content_length);
-    for absent in ["transfer-encoding", "upgrade", "expect", "te", "trailer", "proxy-connection"] {
+    for absent in
+        ["transfer-encoding", "upgrade", "expect", "te", "trailer", "max-forwards", "proxy-connection"]
+    {
         assert!(values(absent).is_empty(), "{absent}");
     }
 }

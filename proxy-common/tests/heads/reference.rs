@@ -133,7 +133,7 @@ impl<'a> Fields<'a> {
             fields.push((name, trim(value)));
         }
         let fields = Self(fields);
-        let refused = ["transfer-encoding", "upgrade", "expect", "te", "trailer"];
+        let refused = ["transfer-encoding", "upgrade", "expect", "te", "trailer", "max-forwards"];
         let odd = fields.0.iter().any(|(name, _)| refused.contains(&&**name) || name.starts_with("proxy-"));
         let kept = fields.one("connection")?.is_none_or(|value| value.eq_ignore_ascii_case(b"keep-alive"));
         (!odd && kept && fields.0.len() <= FIELDS_MAX as usize).then_some(fields)

@@ -17,6 +17,9 @@ pub(crate) enum Oddity {
     Method,
     /// CONNECT, on a port that is HTTP.
     Connect,
+    /// TRACE, which shows a client what proxies have added (RFC 9110 section 9.3.8), unless `--allow-method` has it;
+    /// or with a body.
+    Trace,
     /// Neither a path, nor an `http` URL, nor `OPTIONS *` (RFC 9112 section 3.2).
     TargetForm,
     /// The path has more than one meaning, or none (`route/path.rs`).
@@ -75,6 +78,7 @@ impl Oddity {
             Self::Version => "version",
             Self::Method => "method",
             Self::Connect => "connect",
+            Self::Trace => "trace",
             Self::TargetForm => "target_form",
             Self::Path => "path",
             Self::TargetLength => "target_length",
@@ -104,7 +108,7 @@ impl Oddity {
     /// What a client is answered; an endpoint's oddity is always a 502.
     pub(crate) const fn status(self) -> u16 {
         match self {
-            Self::Connect => 405,
+            Self::Connect | Self::Trace => 405,
             Self::TargetLength => 414,
             Self::Expect => 417,
             Self::HeadLength | Self::FieldCount => 431,

@@ -9,8 +9,8 @@ use crate::route::{host, path};
 /// The longest target.
 const TARGET_MAX: usize = 8 * 1024;
 
-/// The methods registered with IANA (RFC 9110 section 16.1), but CONNECT and the PRI of HTTP/2; and PURGE, which
-/// caches know.
+/// The methods registered with IANA (RFC 9110 section 16.1), but CONNECT TRACE and the PRI of HTTP/2; and
+/// PURGE, which caches know.
 const METHODS: &[&str] = &[
     "GET",
     "HEAD",
@@ -19,7 +19,6 @@ const METHODS: &[&str] = &[
     "DELETE",
     "OPTIONS",
     "PATCH",
-    "TRACE",
     "ACL",
     "BASELINE-CONTROL",
     "BIND",
@@ -64,6 +63,9 @@ pub(super) fn judge(head: &[u8], is_secure: bool, rules: &Rules) -> Result<Admit
     line.check_host(fields.host)?;
     line.check_path()?;
     let body = fields.body(line.is_http_11)?.unwrap_or(Body::Length(0));
+    if line.method == b"TRACE" && body != Body::Length(0) {
+        return Err(Oddity::Trace.because("TRACE with a body"));
+    }
     Ok(Admitted { body, is_last: fields.is_last(line.is_http_11), is_interim: false })
 }
 
@@ -118,6 +120,9 @@ impl<'a> Line<'a> {
         if known || rules.methods.iter().any(|one| one.as_bytes() == self.method) {
             return Ok(());
         }
+        if self.method == b"TRACE" {
+            return Err(Oddity::Trace.because("TRACE: it would say what proxies have added"));
+        }
         Err(Oddity::Method.because("an unknown method"))
     }
 
@@ -165,7 +170,12 @@ impl<'a> Line<'a> {
         if target == b"*" {
             return Ok(());
         }
-        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let mut parts = target.splitn(2, |byte| *byte == b'?');
+        let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        // Nor does hyper read it (RFC 3986 section 3.4).
+        if query.iter().any(|byte| b"\"<>".contains(byte)) {
+            return Err(Oddity::TargetForm.because("the query has a byte that is not a target's"));
+        }
         let path = std::str::from_utf8(path).map_err(|_| Oddity::Path.because("the path is not ASCII"))?;
         path::canonical(path).map(drop).map_err(|why| Oddity::Path.because(why))
     }

@@ -3,6 +3,7 @@
 use super::{
     Answer, Own,
     forward::{forward, limits, towards_endpoint, wanted_lane},
+    takes_hop,
 };
 use crate::{
     balance::random,
@@ -29,13 +30,16 @@ pub(super) async fn relay(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
     (site, snapshot): (&Site, &Arc<Snapshot>),
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
     let secured = downstream.wire.secured();
     let (plan, target) = match plan(draft, (site, secured.map(|secured| &**secured)), &request)? {
         Plan::Own(own) => return Ok(Answer::Own(own)),
         Plan::Forward(plan, target) => (plan, target),
     };
+    if !takes_hop(&mut request)? {
+        return Ok(Answer::Own(Own::of_the_last_hop(request.method())));
+    }
     let cluster = snapshot.cluster(plan.cluster).ok_or(Reason::NoEndpoint)?;
     draft.cluster = Some(Arc::clone(cluster));
     let family = Family::of(downstream.orig_dst.0.ip());
@@ -47,7 +51,7 @@ pub(super) async fn relay(
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, route.timeouts, request);
     let who = (downstream.client.0.ip(), site.scheme.as_str());
-    fields::say_who_asks(request.headers_mut(), who, downstream.relay.settings.trusted_hops);
+    fields::say_who_asks(request.headers_mut(), who, downstream.relay.settings.telling);
     plan.change_request(request.headers_mut());
     *request.uri_mut() = target;
     let request = super::mirror::copy(downstream, draft, (&plan, snapshot), request).await?;
@@ -77,7 +81,7 @@ fn plan<'a>(
     }
     let target = Target::new(host.as_deref(), request.method(), request.uri(), fields).map_err(refuse)?;
     if target.is_about_the_server() {
-        return Ok(Plan::Own(Own { status: StatusCode::NO_CONTENT, fields: HeaderMap::new() }));
+        return Ok(Plan::Own(Own::of_the_last_hop(request.method())));
     }
     let found = site.find(&target).ok_or(Reason::NoRoute)?;
     let rule = &found.candidate.rule;

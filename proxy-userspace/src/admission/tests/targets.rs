@@ -112,6 +112,11 @@ fn p10_p12_odd_encodings_and_bytes_are_refused() {
     for path in ["/a%2fadmin", "/a%2Fb", "/a%5cb", "/a\\b", "/a%zz%2", "/a%", "/a%00b", "/%c0%ae", "/%ff"] {
         assert_eq!(refused(target(path)), Some(Oddity::Path), "{path}");
     }
+    // What is no URI's byte, and hyper does not read either; what is none and everybody reads passes.
+    for odd in ["/<a", "/a>", "/`", "/?<", "/?a>", "/?\""] {
+        assert!(refused(target(odd)).is_some(), "{odd}");
+    }
+    assert_eq!(refused(target("/{a}|\"^?`{|}^")), None);
     for byte in (0_u8..=b' ').chain(0x7f..=0xff).filter(|byte| *byte != b'\n') {
         for raw in [&[b'/', b'a', byte, b'b'][..], &[b'/', b'?', byte]] {
             let head = [b"GET ", raw, b" HTTP/1.1\r\nHost: h\r\n\r\n"].concat();
@@ -161,9 +166,7 @@ fn p14_delimiters_versions_and_methods_are_exact() {
         let refusal = refused(format!("{line}\r\nHost: h\r\n\r\n"));
         assert_eq!(refusal.map(Oddity::status), Some(status), "{line:?}");
     }
-    for method in
-        ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "M-SEARCH"]
-    {
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND", "M-SEARCH"] {
         let head = format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n");
         let allowing = || {
             let rules = Rules { methods: vec!["M-SEARCH".to_owned()], ..Rules::default() };
@@ -171,6 +174,35 @@ fn p14_delimiters_versions_and_methods_are_exact() {
         };
         assert_eq!(fate(allowing, head.as_bytes()).heads, 1, "{method}");
     }
+}
+
+/// RFC 9110 section 9.3.8.
+#[test]
+fn trace_is_refused_unless_it_is_allowed_and_never_has_a_body() {
+    assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: h\r\n\r\n"), Some(Oddity::Trace));
+    assert_eq!(Oddity::Trace.status(), 405);
+    let allowing = || {
+        let rules = Rules { methods: vec!["TRACE".to_owned()], ..Rules::default() };
+        Framer::of_client(Arc::new(rules), false)
+    };
+    let with =
+        |fields: &str| fate(allowing, format!("TRACE / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes());
+    assert_eq!((with("").heads, with("Content-Length: 0\r\n").heads), (1, 1));
+    for body in ["Content-Length: 1\r\n", "Transfer-Encoding: chunked\r\n"] {
+        assert_eq!(with(body).refusal, Some((Oddity::Trace, Part::Head)), "{body}");
+    }
+}
+
+#[test]
+fn p15_a_head_that_did_not_come_as_text_is_held_to_the_same_limits() {
+    let check = |count: usize| {
+        let mut fields = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("h"))]);
+        for _ in 1..count {
+            fields.append("x", http::HeaderValue::from_static("y"));
+        }
+        super::check("GET", "/", &fields, &Rules::default()).map_err(|refusal| refusal.oddity)
+    };
+    assert_eq!((check(100), check(101)), (Ok(()), Err(Oddity::FieldCount)));
 }
 
 #[test]
