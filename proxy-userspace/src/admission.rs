@@ -20,6 +20,7 @@ pub(crate) use framer::{Framer, Part};
 pub(crate) use head::HEAD_MAX;
 pub(crate) use oddity::{Oddity, Refusal};
 
+use crate::config::Config;
 use http::HeaderMap;
 
 /// Whether a request of HTTP/1.1 with such a head would be admitted.
@@ -41,6 +42,28 @@ pub(crate) struct Rules {
     pub(crate) underscores: bool,
     /// Methods beside those that everybody knows.
     pub(crate) methods: Vec<String>,
+    /// What a connection may be made into by Upgrade (RFC 9110 section 7.8).
+    pub(crate) upgrades: Vec<String>,
+}
+
+impl From<&Config> for Rules {
+    fn from(config: &Config) -> Self {
+        let websocket = std::iter::once("websocket".to_owned());
+        Self {
+            underscores: config.allow_underscores,
+            methods: config.allow_methods.clone(),
+            upgrades: websocket.chain(config.allow_upgrades.iter().cloned()).collect(),
+        }
+    }
+}
+
+impl Rules {
+    /// What a connection may be made into, of those that an Upgrade field lists: the one that is liked best.
+    pub(crate) fn upgrade<'a>(&self, field: &'a [u8]) -> Option<&'a [u8]> {
+        let allowed =
+            |token: &&[u8]| self.upgrades.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(token));
+        field.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).find(allowed)
+    }
 }
 
 /// A head that is admitted.
@@ -51,6 +74,8 @@ struct Admitted {
     is_last: bool,
     /// An answer that another one follows.
     is_interim: bool,
+    /// A request that asks for another protocol on its connection, or the answer that agrees.
+    switches: bool,
 }
 
 /// What follows a head.

@@ -124,6 +124,7 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::ResponseHeadTimeout => "upstream response timeout",
         Reason::RequestTimeout => "request timeout",
         Reason::ResponseBodyIdle => "upstream response body timeout",
+        Reason::TunnelIdle => "silence on both sides",
         Reason::WriteIdle => "the answer is not taken",
         Reason::UpstreamReset => "upstream closed before its response was complete",
         Reason::UpstreamProtocol => "upstream response is not valid HTTP",

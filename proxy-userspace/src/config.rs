@@ -250,6 +250,10 @@ pub struct Config {
     /// than once.
     #[arg(long = "allow-method", env = "WEIR_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',', value_parser = method)]
     pub allow_methods: Vec<String>,
+    /// Let connections be made into this by Upgrade, beside websocket; what else is asked for is not passed on.
+    /// May be given more than once.
+    #[arg(long = "allow-upgrade", env = "WEIR_ALLOW_UPGRADE", value_name = "PROTOCOL", value_delimiter = ',', value_parser = upgrade)]
+    pub allow_upgrades: Vec<String>,
     /// Timeouts, for every Service that does not set its own.
     #[command(flatten)]
     pub timeouts: TimeoutArgs,
@@ -318,6 +322,17 @@ fn method(text: &str) -> Result<String, String> {
     }
 }
 
+/// What Upgrade may name (RFC 9110 section 7.8), but HTTP/2: a server that took it would be reached by requests
+/// that nobody has decided about.
+fn upgrade(text: &str) -> Result<String, String> {
+    let name = text.split('/').next().unwrap_or_default();
+    if ["h2c", "h2", "http", "tls"].iter().any(|one| name.eq_ignore_ascii_case(one)) {
+        return Err("a protocol other than HTTP and TLS is wanted".to_owned());
+    }
+    let is_token = |part: &str| http::HeaderName::from_bytes(part.as_bytes()).is_ok();
+    if text.splitn(2, '/').all(is_token) { Ok(text.to_owned()) } else { Err("no protocol's name".to_owned()) }
+}
+
 /// `1%` or `1` as 0.01.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim();
@@ -348,6 +363,9 @@ pub struct TimeoutArgs {
     /// Silence within an answer's body: the connection is aborted.
     #[arg(long, env = "WEIR_TIMEOUT_RESPONSE_BODY_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
     pub timeout_response_body_idle: Duration,
+    /// Silence both ways on a connection that is not HTTP, or by Upgrade is not any more: the connection is reset.
+    #[arg(long, env = "WEIR_TIMEOUT_TUNNEL_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
+    pub timeout_tunnel_idle: Duration,
     /// A client that takes nothing of its answer: its connection is reset.
     #[arg(long, env = "WEIR_TIMEOUT_WRITE_IDLE", value_parser = humantime::parse_duration, default_value = "30s")]
     pub timeout_write_idle: Duration,

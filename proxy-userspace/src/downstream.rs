@@ -13,6 +13,7 @@ use crate::{
     flow::Reason,
     muffle::Muffle,
     record::{Draft, Failure},
+    upgrade::Switch,
 };
 use parking_lot::Mutex;
 use std::{
@@ -64,6 +65,8 @@ pub(crate) struct Downstream {
     refusal: OnceLock<(Refusal, Part)>,
     /// An answer has said that it is the last.
     is_closing: AtomicBool,
+    /// Whether the connection becomes another protocol's.
+    pub(crate) switch: Switch,
 }
 
 impl Deref for Downstream {
@@ -101,6 +104,7 @@ impl Downstream {
             any_ended: AtomicBool::new(false),
             refusal: OnceLock::new(),
             is_closing: AtomicBool::new(false),
+            switch: Switch::default(),
         }
     }
 

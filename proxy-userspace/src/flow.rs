@@ -30,6 +30,8 @@ pub enum Reason {
     RequestTimeout,
     /// The answer's body was silent for too long.
     ResponseBodyIdle,
+    /// Nothing moved on a connection that is not HTTP, or not any more, for too long.
+    TunnelIdle,
     /// The client took nothing of its answer for too long.
     WriteIdle,
     /// The endpoint closed or reset before its answer was complete.
@@ -58,7 +60,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -68,6 +70,7 @@ impl Reason {
         Self::ResponseHeadTimeout,
         Self::RequestTimeout,
         Self::ResponseBodyIdle,
+        Self::TunnelIdle,
         Self::WriteIdle,
         Self::UpstreamReset,
         Self::UpstreamProtocol,
@@ -89,7 +92,7 @@ impl Reason {
             Self::NoEndpoint => "UH",
             Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => "UF",
             Self::ResponseHeadTimeout | Self::RequestTimeout | Self::ResponseBodyIdle => "UT",
-            Self::WriteIdle => "SI",
+            Self::TunnelIdle | Self::WriteIdle => "SI",
             Self::UpstreamReset => "UC",
             Self::UpstreamProtocol => "UPE",
             Self::DownstreamReset => "DC",
@@ -118,6 +121,7 @@ impl Reason {
             Self::ResponseHeadTimeout => "response_head_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ResponseBodyIdle => "response_body_idle",
+            Self::TunnelIdle => "tunnel_idle",
             Self::WriteIdle => "write_idle",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
@@ -151,6 +155,7 @@ impl Reason {
             Self::RouteInvalid => 500,
             Self::Misdirected => 421,
             Self::ResponseBodyIdle
+            | Self::TunnelIdle
             | Self::WriteIdle
             | Self::DownstreamReset
             | Self::TlsHandshake
@@ -194,7 +199,8 @@ pub struct RequestRecord {
     pub method: http::Method,
     /// The request target as received.
     pub path: String,
-    /// `HTTP/2`, `HTTP/1.1`, `HTTP/1.0`, `TCP`, or `TLS` where no session came about.
+    /// `HTTP/2`, `HTTP/1.1`, `HTTP/1.0`; `WebSocket`, or `Upgrade` for another protocol, where the connection was
+    /// made into a tunnel; `TCP`, or `TLS` where no session came about.
     pub protocol: &'static str,
     /// The Host field.
     pub authority: Option<String>,
@@ -259,6 +265,12 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// Its connection was upgraded to another protocol.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.status == 101
+    }
+
     /// The reason is what the client was told, in an answer of ours.
     #[must_use]
     pub fn is_own_answer(&self) -> bool {

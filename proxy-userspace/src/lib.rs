@@ -31,6 +31,7 @@ mod splice;
 pub mod tls;
 mod trailers;
 mod tunnel;
+mod upgrade;
 mod upstream;
 mod wire;
 

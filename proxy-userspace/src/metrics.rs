@@ -12,10 +12,12 @@ mod source;
 mod spliced;
 mod text;
 mod tls;
+mod upgrades;
 
 pub(crate) use spliced::Series;
 pub use text::Format;
 pub(crate) use tls::{Handshake, Outcome};
+pub(crate) use upgrades::Upgraded;
 
 use crate::{
     admission::Oddity,
@@ -62,6 +64,7 @@ pub struct Metrics {
     flows: Arc<flows::Flows>,
     kernel: Arc<Kernel>,
     http2: http2::Http2,
+    upgrades: upgrades::Upgrades,
     opaque: Counter,
     handshakes: tls::Handshakes,
     upstream_handshakes: tls::Handshakes,
@@ -94,6 +97,7 @@ impl Default for Metrics {
             flows: Arc::new(flows::Flows::new()),
             kernel: Arc::default(),
             http2: http2::Http2::default(),
+            upgrades: upgrades::Upgrades::default(),
             opaque: Counter::default(),
             handshakes: tls::Handshakes::new(),
             upstream_handshakes: tls::Handshakes::new(),
@@ -136,6 +140,7 @@ impl Metrics {
     fn register_relay(&mut self) {
         let all = &mut self.registry;
         self.http2.register(all);
+        self.upgrades.register(all);
         all.register("weir_opaque_connections", "Connections tunnelled as TCP", self.opaque.clone());
         all.register("weir_downstream_connections", "Open connections from clients", self.downstream.clone());
         all.register(
@@ -258,6 +263,16 @@ impl Metrics {
     /// A downstream connection was refused; `limit` names what was full or wrong.
     pub fn downstream_refused(&self, limit: &'static str) {
         self.downstream_refused.get_or_create(&[("limit", limit)]).inc();
+    }
+
+    /// A connection is upgraded until what this returns is dropped.
+    pub(crate) fn upgraded(&self) -> Upgraded {
+        self.upgrades.switched()
+    }
+
+    /// A connection stays HTTP though its client would have it upgraded.
+    pub(crate) fn upgrade_declined(&self) {
+        self.upgrades.declined();
     }
 
     /// A request was not admitted.

@@ -136,6 +136,11 @@ impl Draft {
         self.request_completed = completed;
     }
 
+    /// The connection is from now on no longer HTTP.
+    pub(crate) fn upgraded(&mut self, protocol: &'static str) {
+        self.protocol = protocol;
+    }
+
     /// Some of the answer's body has been passed on.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes_sent = self.bytes_sent.saturating_add(bytes as u64);
@@ -303,6 +308,11 @@ impl OpenRequest {
 
     pub(crate) fn downstream(&self) -> &Arc<Downstream> {
         &self.downstream
+    }
+
+    /// The request ends elsewhere.
+    pub(crate) fn take(&mut self) -> Option<Box<Draft>> {
+        self.draft.take()
     }
 
     /// The answer has been handed to hyper to its last byte.

@@ -102,8 +102,7 @@ impl Relay {
         observer: Observer,
     ) -> anyhow::Result<Arc<Self>> {
         let settings = Settings::from(config);
-        let rules =
-            Arc::new(Rules { underscores: config.allow_underscores, methods: config.allow_methods.clone() });
+        let rules = Arc::new(Rules::from(config));
         let connector = Connector {
             datapath: datapath.clone(),
             metrics: Arc::clone(&observer.metrics),

@@ -14,6 +14,7 @@ mod policy;
 mod pool;
 mod timeouts;
 mod tls;
+mod upgrades;
 mod upstream_tls;
 
 use crate::{

@@ -18,6 +18,7 @@ use crate::{
     record::{Draft, Failure, OpenRequest},
     route::{path, route, rule::Limits},
     splice::Task,
+    upgrade::{self, Agreed},
     upstream::Upstream,
 };
 use bytes::Bytes;
@@ -51,6 +52,11 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let answered = matches!(end, End::Done(Ok(())));
     let refused = downstream.refusal().is_some() && matches!(end, End::Done(_));
     drop(http);
+    if let Some(agreed) = downstream.switch.take() {
+        // hyper ends with a 101, but does not wait until it is written.
+        let told = answered && downstream.splice.has_written();
+        return upgrade::carry(&downstream, agreed, told).await;
+    }
     if downstream.deadline.has_stalled() {
         // What it did not take would stay in the kernel.
         crate::wire::reset_on_close(downstream.wire.stream());
@@ -111,11 +117,14 @@ async fn exchange(
     let resumed = downstream.splice.resumed();
     let first_byte = resumed.map_or(first_byte, |resumed| downstream.began_at(resumed.began));
     let draft = Box::new(Draft::of_request(&request, first_byte));
-    let last = is_last(&request);
+    let (last, asks) = (is_last(&request), upgrade::asked(&downstream, &request).is_some());
     let mut open = OpenRequest::new(draft, downstream);
     let downstream = Arc::clone(open.downstream());
     let answered = relay(&downstream, open.draft(), request).await;
     let response = match answered {
+        Ok(Answer::Endpoint(head, _, upstream)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            return Ok(switched(&downstream, open, *head, upstream));
+        }
         Ok(Answer::Endpoint(head, incoming, upstream)) => {
             Response::from_parts(*head, AnswerBody::endpoint(incoming, upstream, open))
         }
@@ -125,12 +134,31 @@ async fn exchange(
             _ => answer::local(open, failure),
         },
     };
+    if asks {
+        downstream.switch.decline();
+        downstream.relay.observer.metrics.upgrade_declined();
+    }
     if last || says_close(response.headers()) {
         downstream.closes();
         // The FIN comes behind the answer, by TCP both: nobody has to wait until the client has read it.
         downstream.leave_map();
     }
     Ok(response)
+}
+
+/// Tells the client that its connection is from now on what it has asked for.
+fn switched(
+    downstream: &Downstream,
+    mut open: OpenRequest,
+    head: http::response::Parts,
+    upstream: Box<Upstream>,
+) -> Response<AnswerBody> {
+    // What goes to it from now on is of any size.
+    downstream.leave_map();
+    if let Some(draft) = open.take() {
+        downstream.switch.agree(Agreed::new(downstream, draft, (&head.headers, upstream)));
+    }
+    Response::from_parts(head, AnswerBody::local(String::new(), open))
 }
 
 /// Whether the client wants no other answer on this connection.

@@ -342,6 +342,8 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// Silence within an answer's body.
     pub response_body_idle: Option<Duration>,
+    /// Silence on a connection that is not HTTP, or not any more.
+    pub tunnel_idle: Option<Duration>,
     /// A client's connection without a request.
     pub downstream_idle: Option<Duration>,
     /// A pooled connection to an endpoint without a request.
@@ -359,6 +361,7 @@ impl Default for Timeouts {
             response_head: seconds(15),
             request: seconds(15),
             response_body_idle: seconds(300),
+            tunnel_idle: seconds(300),
             downstream_idle: seconds(60),
             upstream_idle: seconds(3),
         }
@@ -375,6 +378,7 @@ impl From<crate::config::TimeoutArgs> for Timeouts {
             response_head: on(args.timeout_response_head),
             request: on(args.timeout_request),
             response_body_idle: on(args.timeout_response_body_idle),
+            tunnel_idle: on(args.timeout_tunnel_idle),
             downstream_idle: on(args.timeout_downstream_idle),
             upstream_idle: on(args.timeout_upstream_idle),
         }

@@ -108,6 +108,11 @@ impl Splice {
         self.written.store(all, Relaxed);
     }
 
+    /// hyper has nothing left to write.
+    pub(crate) fn has_written(&self) -> bool {
+        self.written.load(Relaxed)
+    }
+
     pub(crate) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Connections that are not HTTP/1: bytes both ways, by plain TCP, until both sides have ended.
+//! Connections that are not HTTP, or are not any more: bytes both ways until both sides have ended.
 
 use crate::{
     balance,
@@ -7,14 +7,20 @@ use crate::{
     record::{Draft, Failure},
     route::Route,
     snapshot::Endpoint,
-    upstream::{ConnectError, Connected, connect_plain},
-    wire,
+    upstream::{ConnectError, UpstreamWire, connect_plain},
+    wire::{self, Wire},
 };
 use bytes::Bytes;
-use rustix::net::Shutdown;
+use hyper::rt::ReadBuf;
 use std::{
+    future::poll_fn,
     io,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    mem::MaybeUninit,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{net::TcpStream, time::Instant};
@@ -22,17 +28,17 @@ use tokio::{net::TcpStream, time::Instant};
 /// Endpoints of a Service that are looked at to find one that a client may connect to.
 const MAX_LOOKED_AT: usize = 16;
 /// What is read at once, each way.
-const CHUNK: usize = 32 * 1024;
+const CHUNK: usize = 16 * 1024;
 
 /// A plain connection to an endpoint, on which nobody has spoken.
 pub(crate) struct UpstreamSocket {
-    connected: Connected,
+    upstream: Arc<UpstreamWire>,
     endpoint: Endpoint,
 }
 
 impl UpstreamSocket {
     pub(crate) fn stream(&self) -> &TcpStream {
-        self.connected.stream()
+        self.upstream.wire.stream()
     }
 }
 
@@ -41,8 +47,8 @@ pub(crate) async fn connect(
     downstream: &Downstream,
     endpoint: &Endpoint,
 ) -> Result<UpstreamSocket, ConnectError> {
-    let connected = connect_plain(downstream, endpoint.addr).await?;
-    Ok(UpstreamSocket { connected, endpoint: endpoint.clone() })
+    let upstream = connect_plain(downstream, endpoint.addr).await?;
+    Ok(UpstreamSocket { upstream, endpoint: endpoint.clone() })
 }
 
 /// Carries the connection to its end; `first` has been read from the client already.
@@ -68,7 +74,8 @@ pub(crate) async fn carry(
     let outcome = match upstream {
         Ok(upstream) => {
             draft.tries(&upstream.endpoint);
-            let outcome = flow.run(downstream, upstream.stream(), &first).await;
+            let (wire, idle) = (&upstream.upstream.wire, downstream.timeouts.tunnel_idle);
+            let outcome = flow.run(downstream, wire, (&first, &[]), idle).await;
             if outcome.is_err() {
                 wire::reset_on_close(upstream.stream());
             }
@@ -76,15 +83,7 @@ pub(crate) async fn carry(
         }
         Err(failure) => Err(failure),
     };
-    if let Err(failure) = outcome {
-        // Neither side must take a broken stream for a finished one.
-        wire::reset_on_close(downstream.wire.stream());
-        draft.failure = Some(failure);
-    }
-    draft.received(flow.up.load(Relaxed), None);
-    draft.bytes_sent = flow.down.load(Relaxed);
-    downstream.request_ends(draft, Instant::now());
-    downstream.report_ended(None);
+    flow.end(downstream, draft, outcome);
 }
 
 /// An endpoint that the client may not connect to, where it may connect to none: of many, the first few are
@@ -135,27 +134,48 @@ async fn reach(downstream: &Downstream, route: &Route, draft: &mut Draft) -> Res
 
 /// Bytes carried so far.
 #[derive(Default)]
-struct Flow {
+pub(crate) struct Flow {
     up: AtomicU64,
     down: AtomicU64,
 }
 
 impl Flow {
-    async fn run(&self, downstream: &Downstream, upstream: &TcpStream, first: &[u8]) -> Result<(), Failure> {
-        let client = downstream.wire.stream();
+    /// Carries bytes both ways until both sides have ended, or nothing has moved for `idle`. What has been read
+    /// already, `from_client` and `from_endpoint`, comes first.
+    pub(crate) async fn run(
+        &self,
+        downstream: &Downstream,
+        upstream: &Wire,
+        (from_client, from_endpoint): (&[u8], &[u8]),
+        idle: Option<Duration>,
+    ) -> Result<(), Failure> {
+        let client = &downstream.wire;
         let up = async {
-            write_all(upstream, first, &self.up).await.map_err(broken_upstream)?;
+            write_all(upstream, from_client, &self.up).await.map_err(broken_upstream)?;
             pump(client, upstream, &self.up, broken_downstream, broken_upstream).await
         };
-        let down = pump(upstream, client, &self.down, broken_upstream, broken_downstream);
-        let timeouts = &downstream.timeouts;
-        let idle =
-            timeouts.downstream_idle.zip(timeouts.response_body_idle).map(|(one, other)| one.max(other));
+        let down = async {
+            write_all(client, from_endpoint, &self.down).await.map_err(broken_downstream)?;
+            pump(upstream, client, &self.down, broken_upstream, broken_downstream).await
+        };
         tokio::select! {
             both = async { tokio::try_join!(up, down) } => both.map(|_| ()),
-            () = self.silent_for(idle) => Err(Reason::ResponseBodyIdle.into()),
+            () = self.silent_for(idle) => Err(Reason::TunnelIdle.into()),
             () = downstream.relay.drain.aborted() => Err(Reason::Draining.into()),
         }
+    }
+
+    /// Tells what became of the connection.
+    pub(crate) fn end(&self, downstream: &Downstream, mut draft: Box<Draft>, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            // Neither side must take a broken stream for a finished one.
+            wire::reset_on_close(downstream.wire.stream());
+            draft.failure = Some(failure);
+        }
+        draft.received(self.up.load(Relaxed), None);
+        draft.bytes_sent = self.down.load(Relaxed);
+        downstream.request_ends(draft, Instant::now());
+        downstream.report_ended(None);
     }
 
     /// Completes when nothing has moved for `idle`, or up to a quarter longer.
@@ -182,42 +202,35 @@ fn broken_downstream(error: io::Error) -> Failure {
 
 /// Copies one way until its end, and passes the end on.
 async fn pump(
-    from: &TcpStream,
-    to: &TcpStream,
+    from: &Wire,
+    to: &Wire,
     moved: &AtomicU64,
     unread: fn(io::Error) -> Failure,
     unwritten: fn(io::Error) -> Failure,
 ) -> Result<(), Failure> {
-    let mut chunk = vec![0; CHUNK];
     loop {
-        from.readable().await.map_err(unread)?;
-        match from.try_read(&mut chunk) {
-            Ok(0) => break,
-            Ok(count) => {
-                let bytes = chunk.get(..count).unwrap_or_default();
-                write_all(to, bytes, moved).await.map_err(unwritten)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(unread(error)),
+        let bytes = poll_fn(|cx| poll_read(from, cx)).await.map_err(unread)?;
+        if bytes.is_empty() {
+            break;
         }
+        write_all(to, &bytes, moved).await.map_err(unwritten)?;
     }
-    match rustix::net::shutdown(to, Shutdown::Write) {
-        Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
-        Err(error) => Err(unwritten(error.into())),
-    }
+    poll_fn(|cx| to.poll_shut_write(cx)).await.map_err(unwritten)
 }
 
-async fn write_all(to: &TcpStream, mut bytes: &[u8], moved: &AtomicU64) -> io::Result<()> {
+/// What can be read; nothing at the end. A tunnel that waits has no buffer.
+fn poll_read(from: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    let mut storage = [MaybeUninit::uninit(); CHUNK];
+    let mut buf = ReadBuf::uninit(&mut storage);
+    ready!(from.poll_read(cx, buf.unfilled()))?;
+    Poll::Ready(Ok(Bytes::copy_from_slice(buf.filled())))
+}
+
+async fn write_all(to: &Wire, mut bytes: &[u8], moved: &AtomicU64) -> io::Result<()> {
     while !bytes.is_empty() {
-        to.writable().await?;
-        match to.try_write(bytes) {
-            Ok(count) => {
-                moved.fetch_add(count as u64, Relaxed);
-                bytes = bytes.get(count..).unwrap_or_default();
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        let count = poll_fn(|cx| to.poll_write(cx, bytes)).await?;
+        moved.fetch_add(count as u64, Relaxed);
+        bytes = bytes.get(count..).unwrap_or_default();
     }
-    Ok(())
+    poll_fn(|cx| to.poll_flush(cx)).await
 }

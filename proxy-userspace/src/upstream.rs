@@ -13,7 +13,7 @@ mod pool;
 mod trunk;
 
 pub(crate) use acquire::{Source, Speech, acquire, connect_plain};
-pub(crate) use connect::{ConnectError, Connected, Connector};
+pub(crate) use connect::{ConnectError, Connector};
 pub(crate) use http2::is_bad_answer;
 pub(crate) use pool::{Birthplace, Key, Pool};
 
@@ -25,8 +25,10 @@ use crate::{
     muffle::Muffle,
     relay::Relay,
     tls::{Proof, Secured},
+    upgrade,
     wire::Wire,
 };
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
@@ -119,7 +121,7 @@ impl Upstream {
         let owes = std::mem::take(&mut self.owes_answer);
         self.io.muted.store(owes, Relaxed);
         self.io.unasked.store(owes, Relaxed);
-        self.io.framer.lock().expect(*request.method() == Method::HEAD);
+        self.io.framer.lock().expect(*request.method() == Method::HEAD, upgrade::asks(&request));
         // The answer is handed over by the driver, below, within the same poll: there is nothing
         // to be woken for but the driver's own socket.
         let mut answer = pin!(coop::unconstrained(sender.try_send_request(request)));
@@ -186,6 +188,12 @@ impl Upstream {
         matches!(self.sender, Sender::Many(_))
     }
 
+    /// The connection as it is under HTTP, which has ended on it, and what the endpoint has said since.
+    pub(crate) fn into_wire(self) -> (Arc<UpstreamWire>, Bytes) {
+        let said = std::mem::take(&mut *self.io.behind.lock());
+        (self.io, said.freeze())
+    }
+
     /// Why what the endpoint sent last is not admitted.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.io.refusal()
@@ -249,8 +257,8 @@ impl Driver {
 }
 
 /// The socket, and what must be undone when it is closed.
-struct UpstreamWire {
-    wire: Wire,
+pub(crate) struct UpstreamWire {
+    pub(crate) wire: Wire,
     /// Part of the current answer has been read.
     answered: AtomicBool,
     /// What hyper writes has been carried in the kernel half: it is not sent again.
@@ -259,6 +267,8 @@ struct UpstreamWire {
     unasked: AtomicBool,
     /// Judges what the endpoint sends.
     framer: Mutex<Framer>,
+    /// What has been read behind an answer after which the connection is no longer HTTP.
+    behind: Mutex<BytesMut>,
     announced: Announced,
 }
 

@@ -5,9 +5,9 @@ use super::{
     head::{Direction, Framing, has_control, lines},
 };
 
-/// Judges a whole head; `to_head` where the request was HEAD. Bare LF has been let through: hyper writes
+/// Judges a whole head; `to_head` where the request was HEAD, `asked` where it asked for an upgrade. Bare LF has been let through: hyper writes
 /// every head anew.
-pub(super) fn judge(head: &[u8], to_head: bool, rules: &Rules) -> Result<Admitted, Refusal> {
+pub(super) fn judge(head: &[u8], (to_head, asked): (bool, bool), rules: &Rules) -> Result<Admitted, Refusal> {
     let mut lines = lines(head);
     let (is_http_11, status) = status_line(lines.next().unwrap_or_default())?;
     let mut fields = Framing::default();
@@ -15,10 +15,14 @@ pub(super) fn judge(head: &[u8], to_head: bool, rules: &Rules) -> Result<Admitte
         fields.read(field, Direction::Answer, rules)?;
     }
     let said = fields.body(is_http_11)?;
-    let is_interim = status < 200;
-    let none = to_head || is_interim || matches!(status, 204 | 304);
+    let switches = status == 101;
+    if switches && !(asked && is_http_11) {
+        return Err(Oddity::Status.because("101 that nobody asked for"));
+    }
+    let is_interim = status < 200 && !switches;
+    let none = to_head || status < 200 || matches!(status, 204 | 304);
     let body = if none { Body::Length(0) } else { said.unwrap_or(Body::UntilClose) };
-    Ok(Admitted { body, is_last: fields.is_last(is_http_11), is_interim })
+    Ok(Admitted { body, is_last: fields.is_last(is_http_11), is_interim, switches })
 }
 
 fn status_line(line: &[u8]) -> Result<(bool, u16), Refusal> {
@@ -35,7 +39,6 @@ fn status_line(line: &[u8]) -> Result<(bool, u16), Refusal> {
     }
     let status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
     match status {
-        101 => Err(Oddity::Status.because("101 that nobody asked for")),
         100..=599 => Ok((is_http_11, status)),
         _ => Err(Oddity::Status.because("a status below 100 or above 599")),
     }

@@ -30,6 +30,8 @@ enum Side {
     /// An endpoint, and what it is to answer.
     Endpoint {
         to_head: bool,
+        /// The request asked for an upgrade.
+        asked: bool,
         interim: u8,
     },
 }
@@ -42,7 +44,10 @@ enum State {
     Length(u64),
     Chunked(Box<Chunked>),
     UntilClose,
-    /// Nothing that comes now is looked at: the connection ends with the message before.
+    /// What comes is a request, or another protocol's: the answer to the request before will tell.
+    Switching,
+    /// Nothing that comes now is looked at: the connection ends with the message before, or is another
+    /// protocol's.
     Over,
 }
 
@@ -64,14 +69,14 @@ impl Framer {
 
     /// For what an endpoint sends.
     pub(crate) fn of_endpoint(rules: Arc<Rules>) -> Self {
-        let side = Side::Endpoint { to_head: false, interim: 0 };
+        let side = Side::Endpoint { to_head: false, asked: false, interim: 0 };
         Self { rules, side, state: State::Silent, refusal: None, heads: 0 }
     }
 
-    /// A request is being sent to the endpoint; `to_head` where it is HEAD.
-    pub(crate) fn expect(&mut self, to_head: bool) {
+    /// A request is being sent to the endpoint; `to_head` where it is HEAD, `asked` where it asks for an upgrade.
+    pub(crate) fn expect(&mut self, to_head: bool, asked: bool) {
         if matches!(self.state, State::Silent) {
-            self.side = Side::Endpoint { to_head, interim: 0 };
+            self.side = Side::Endpoint { to_head, asked, interim: 0 };
             self.state = State::Head(End::default());
         }
     }
@@ -124,7 +129,7 @@ impl Framer {
             },
             State::UntilClose => Some(bytes.len()),
             State::Silent => self.refuse(Oddity::Unasked.because("bytes behind the answer"), Part::Head),
-            State::Over => None,
+            State::Switching | State::Over => None,
         }
     }
 
@@ -132,7 +137,7 @@ impl Framer {
     fn head(&mut self, head: &[u8]) {
         let judged = match self.side {
             Side::Client { is_secure, .. } => request::judge(head, is_secure, &self.rules),
-            Side::Endpoint { to_head, .. } => answer::judge(head, to_head, &self.rules),
+            Side::Endpoint { to_head, asked, .. } => answer::judge(head, (to_head, asked), &self.rules),
         };
         match judged {
             Ok(admitted) => self.begins(admitted),
@@ -157,6 +162,11 @@ impl Framer {
             Side::Endpoint { .. } => {}
         }
         self.heads += 1;
+        if admitted.switches {
+            let by_client = matches!(self.side, Side::Client { .. });
+            self.state = if by_client { State::Switching } else { State::Over };
+            return;
+        }
         match admitted.body {
             Body::Length(0) => self.ends(),
             Body::Length(length) => self.state = State::Length(length),
@@ -176,6 +186,18 @@ impl Framer {
     fn refuse(&mut self, refusal: Refusal, part: Part) -> Option<usize> {
         self.refusal = Some((refusal, part));
         None
+    }
+
+    /// The last request asked for an upgrade: nothing passes until its answer is known.
+    pub(crate) fn is_switching(&self) -> bool {
+        matches!(self.state, State::Switching)
+    }
+
+    /// The upgrade has not come about: what comes is the next request.
+    pub(crate) fn stays(&mut self) {
+        if self.is_switching() {
+            self.ends();
+        }
     }
 
     /// Why nothing passes any more.
@@ -205,7 +227,7 @@ impl Framer {
             State::Head(_) => "head",
             State::Length(_) => "length",
             State::Chunked(_) => "chunked",
-            State::Silent | State::UntilClose | State::Over => "other",
+            State::Silent | State::UntilClose | State::Switching | State::Over => "other",
         }
     }
 

@@ -92,6 +92,8 @@ pub(super) struct Framing<'a> {
     pub(super) host: Option<&'a [u8]>,
     close: bool,
     keep_alive: bool,
+    /// Connection names Upgrade, and Upgrade something that is allowed.
+    upgrade: (bool, bool),
 }
 
 impl<'a> Framing<'a> {
@@ -117,6 +119,10 @@ impl<'a> Framing<'a> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             6 if name.eq_ignore_ascii_case(b"expect") => expect(value, direction),
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                self.upgrade.1 |= rules.upgrade(value).is_some();
+                Ok(())
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => self.connection(value, direction),
             14 if is_called(name, b"content-length", rules) => self.length(value),
             17 if is_called(name, b"transfer-encoding", rules) => self.coding(value),
@@ -175,6 +181,7 @@ impl<'a> Framing<'a> {
             }
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.upgrade.0 |= option.eq_ignore_ascii_case(b"upgrade");
             if direction == Direction::Request && must_stay(option) {
                 return Err(Oddity::Connection.because("Connection names a field that every hop needs"));
             }
@@ -192,6 +199,11 @@ impl<'a> Framing<'a> {
             (true, None) => Ok(Some(Body::Chunked)),
             (false, length) => Ok(length.map(Body::Length)),
         }
+    }
+
+    /// Whether they ask for an upgrade that is allowed.
+    pub(super) fn upgrades(&self) -> bool {
+        self.upgrade == (true, true)
     }
 
     /// Whether the connection ends with this exchange.

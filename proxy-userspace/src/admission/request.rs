@@ -66,7 +66,10 @@ pub(super) fn judge(head: &[u8], is_secure: bool, rules: &Rules) -> Result<Admit
     if line.method == b"TRACE" && body != Body::Length(0) {
         return Err(Oddity::Trace.because("TRACE with a body"));
     }
-    Ok(Admitted { body, is_last: fields.is_last(line.is_http_11), is_interim: false })
+    let is_last = fields.is_last(line.is_http_11);
+    // With a body there would be two things behind the head; it may be ignored (RFC 9110 section 7.8).
+    let switches = line.is_http_11 && !is_last && body == Body::Length(0) && fields.upgrades();
+    Ok(Admitted { body, is_last, is_interim: false, switches })
 }
 
 /// A request line.

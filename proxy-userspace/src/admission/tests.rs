@@ -7,6 +7,7 @@ mod bodies;
 mod corpus;
 mod framing;
 mod targets;
+mod upgrades;
 
 use super::{
     agreement::{Fate, Way, strict},

@@ -46,6 +46,18 @@ impl Gate {
         self.framer.is_over()
     }
 
+    /// Nothing passes until the answer to an upgrade is known; then the bytes behind it are the next request.
+    pub(super) fn waits_for_answer(&mut self, shared: &Downstream) -> bool {
+        if !self.framer.is_switching() {
+            return false;
+        }
+        let Some(behind) = shared.switch.release() else { return true };
+        self.framer.stays();
+        self.held = behind;
+        self.sift(shared);
+        false
+    }
+
     /// Bytes of the next request wait for the rest of its head.
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty()
@@ -79,6 +91,9 @@ impl Gate {
         if let Some((refusal, part)) = self.framer.refusal() {
             shared.refuse(refusal, part);
             self.held = BytesMut::new();
+        }
+        if self.framer.is_switching() {
+            shared.switch.hold(std::mem::take(&mut self.held));
         }
         shared.splice.admitted(self.framer.heads(), self.framer.is_between());
     }

@@ -48,6 +48,7 @@ impl Read for DownstreamIo {
             }
         }
         loop {
+            let waits = gate.waits_for_answer(shared);
             let ready = gate.take(buf.remaining());
             if !ready.is_empty() {
                 buf.put_slice(&ready);
@@ -57,7 +58,7 @@ impl Read for DownstreamIo {
                 // Between two messages that is a client that sends no more; within one, one that broke off.
                 return Poll::Ready(Ok(()));
             }
-            if gate.is_over() {
+            if waits || gate.is_over() {
                 return Poll::Pending;
             }
             if gate.holds() && shared.phase() == Phase::Idle {

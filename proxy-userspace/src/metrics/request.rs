@@ -70,7 +70,10 @@ impl<'a> RequestLabels<&'a str> {
         Self {
             method: method.unwrap_or("_OTHER"),
             status: record.status.into(),
-            version: record.protocol.strip_prefix("HTTP/").unwrap_or(OTHER),
+            version: match record.protocol {
+                _ if record.is_tunnel() => "1.1",
+                protocol => protocol.strip_prefix("HTTP/").unwrap_or(OTHER),
+            },
             grpc: record.grpc_status,
             route: record.route.as_deref().or(record.cluster.as_deref()),
             source: &record.source_workload,
@@ -221,11 +224,13 @@ impl Requests {
         let mut labels = RequestLabels::of(record);
         let upstream = record.upstream_duration;
         let own_answer = record.is_own_answer();
+        // What the request took; how long its tunnel lasted is up to its two ends.
+        let whole = record.time_to_first_byte.filter(|_| record.is_tunnel()).unwrap_or(record.duration);
         self.0.with(&labels, |exchange| {
-            exchange.server.observe(record.duration);
+            exchange.server.observe(whole);
             if let Some(first_byte) = record.time_to_first_byte {
                 exchange.first_byte.observe(first_byte);
-                exchange.body.observe(record.duration.saturating_sub(first_byte));
+                exchange.body.observe(whole.saturating_sub(first_byte));
             }
             if let (Some(duration), false) = (upstream, own_answer) {
                 exchange.client.observe(duration);

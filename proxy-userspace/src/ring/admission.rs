@@ -140,12 +140,12 @@ async fn s20_a_body_that_ends_too_early_is_never_a_complete_one() {
 }
 
 #[tokio::test]
-async fn s21_s22_what_stands_behind_an_upgrade_is_a_request_of_its_own() {
+async fn s22_what_stands_behind_an_upgrade_to_http_2_is_a_request_of_its_own() {
     let endpoint = Endpoint::new().await;
     let ring = Ring::to(&endpoint).await;
     let asked = answering(endpoint);
     for upgrade in [
-        "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+        "Upgrade: websocket\r\n",
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n",
         "Upgrade: h2c\r\nHTTP2-Settings: AAMA\r\n",
     ] {

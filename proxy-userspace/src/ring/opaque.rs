@@ -200,11 +200,7 @@ async fn a_tunnel_to_nowhere_ends_with_a_reset() {
 #[tokio::test]
 async fn a_silent_tunnel_ends() {
     let endpoint = Endpoint::new().await;
-    let change = |t: &mut Timeouts| {
-        t.downstream_idle = Some(SHORT);
-        t.response_body_idle = Some(SHORT);
-    };
-    let ring = Setup::new(&[endpoint.addr]).timeouts(change).start().await;
+    let ring = Setup::new(&[endpoint.addr]).timeouts(|t| t.tunnel_idle = Some(SHORT)).start().await;
     let mut client = ring.client().await;
     client.send(b"\x00").await;
     let mut server = endpoint.accept().await;

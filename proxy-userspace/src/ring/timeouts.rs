@@ -273,6 +273,7 @@ async fn a_disabled_timeout_does_not_fire() {
             response_head: None,
             request: None,
             response_body_idle: None,
+            tunnel_idle: None,
             downstream_idle: None,
             upstream_idle: None,
         };

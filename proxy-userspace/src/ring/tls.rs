@@ -143,6 +143,45 @@ async fn a_request_in_tls_of_either_version_is_served_and_its_record_says_so() {
 }
 
 #[tokio::test]
+async fn a_websocket_over_tls_is_a_tunnel_with_half_closes_and_all() {
+    let (authority, endpoint) = (Authority::new(), Endpoint::new().await);
+    let ring = both(&authority, &endpoint, &[]).await;
+    let mut client = shake(&ring, &Arc::new(authority.client()), "a.test").await.unwrap();
+    let ask = "GET /a HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
+    within(client.write_all(ask.as_bytes())).await.unwrap();
+    let mut server = endpoint.accept().await;
+    assert!(server.head().await.ends_with("Upgrade: websocket\r\n\r\n"));
+    server.send("HTTP/1.1 101 Ok\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello").await;
+    server.until("early").await;
+    let large: Vec<u8> = (0..2_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let (mut from_agent, mut to_agent) = tokio::io::split(client);
+    let (mut head, mut back) = (Vec::new(), vec![0; large.len()]);
+    let through = async {
+        while !head.ends_with(b"\r\n\r\nhello") {
+            head.push(within(from_agent.read_u8()).await.unwrap());
+        }
+        within(from_agent.read_exact(&mut back)).await.unwrap();
+    };
+    let forth = async {
+        within(to_agent.write_all(&large)).await.unwrap();
+        within(to_agent.shutdown()).await.unwrap();
+    };
+    let echo = async {
+        let all = server.rest().await.unwrap();
+        server.send(&all).await;
+        drop(server);
+    };
+    tokio::join!(through, forth, echo);
+    assert!(head.starts_with(b"HTTP/1.1 101 ") && back == large);
+    // An error where close_notify is missing.
+    assert_eq!(within(from_agent.read(&mut [0])).await.unwrap(), 0);
+    let record = ring.record().await;
+    assert_eq!((record.protocol, record.status, record.reason), ("WebSocket", 101, None));
+    assert_eq!((record.bytes_received, record.bytes_sent), (2_000_005, 2_000_005));
+    assert!(record.tls.is_some());
+}
+
+#[tokio::test]
 async fn d15_a_client_with_alpn_gets_what_both_speak_and_one_with_something_else_an_alert() {
     let (authority, endpoint) = (Authority::new(), Endpoint::new().await);
     let ring = both(&authority, &endpoint, &[]).await;

@@ -12,10 +12,10 @@ use crate::{
     record::{Draft, Failure, head_size, is_idempotent},
     route::{Route, rule::Limits},
     snapshot::{Endpoint, Timeouts},
-    trailers,
+    trailers, upgrade,
     upstream::{self, Birthplace, SendError, Source, Speech, Upstream, acquire},
 };
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -29,11 +29,23 @@ pub(super) async fn forward(
     downstream: &Arc<Downstream>,
     draft: &mut Draft,
     route: &Route,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     wanted: UpstreamLane,
 ) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
-    let (response, upstream) = send(downstream, draft, route, request, wanted).await?;
-    towards_client(downstream, draft, route.timeouts, response, upstream)
+    // Who asks for an upgrade gets a connection of its own.
+    let asks = upgrade::ask(&mut request, route.cluster.protocol);
+    let way = if asks { (UpstreamLane::Plain, Source::New) } else { (wanted, Source::PoolOrNew) };
+    let asked = request.extensions().get::<upgrade::Asked>().cloned();
+    let (response, upstream) = send(downstream, draft, route, request, way).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switches(downstream, draft, (response, upstream), asked.as_ref());
+    }
+    let (head, body, mut upstream) = towards_client(downstream, draft, route.timeouts, response, upstream)?;
+    if asks {
+        // Nobody else gets it.
+        upstream.drive_apart();
+    }
+    Ok((head, body, upstream))
 }
 
 /// How long a request may take: as its cluster says, and the rule over it. A call by gRPC may take as long as
@@ -69,12 +81,15 @@ pub(super) fn towards_endpoint(
     timeouts: Timeouts,
     request: Request<Incoming>,
 ) -> Request<RequestBody> {
+    let asked = upgrade::asked(downstream, &request);
     let (mut head, body) = request.into_parts();
     let (wanted, announced) = (trailers::are_wanted(&head.headers), trailers::announced(&head.headers));
     downstream.takes_trailers(wanted);
     fields::strip_hop_by_hop(&mut head.headers, Message::Request);
     head.headers.extend(announced.map(|names| (header::TRAILER, names)));
-    if wanted {
+    if let Some(asked) = asked {
+        head.extensions.insert(asked);
+    } else if wanted {
         head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         // RFC 9110 section 10.1.4: TE is for this hop, and says so.
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
@@ -92,9 +107,9 @@ async fn send(
     draft: &mut Draft,
     route: &Route,
     mut request: Request<RequestBody>,
-    wanted: UpstreamLane,
+    (wanted, source): (UpstreamLane, Source),
 ) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
-    let upstream = connect(downstream, draft, route, &mut request, (wanted, Source::PoolOrNew)).await?;
+    let upstream = connect(downstream, draft, route, &mut request, (wanted, source)).await?;
     if upstream.key.born == Birthplace::NodeInstead && !route.edge {
         fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
     }
@@ -146,7 +161,8 @@ async fn connect(
         draft.tries(endpoint);
         return Ok(upstream);
     }
-    let speech = Speech::of(route, downstream.is_stream(), wanted);
+    let own = upgrade::asks(request).then_some(Speech::Http1(UpstreamLane::Plain));
+    let speech = own.unwrap_or_else(|| Speech::of(route, downstream.is_stream(), wanted));
     let client = balance::Client::of(downstream, route);
     let (first, passage) = pick_open(downstream, route, &client, None).ok_or(Reason::NoEndpoint)?;
     admit(downstream, draft, (first, &passage), request)?;
@@ -245,6 +261,32 @@ fn send_failure(downstream: &Downstream, failed: &SendError) -> Failure {
         _ => Reason::UpstreamReset,
     };
     Failure::new(reason, &failed.error)
+}
+
+/// A 101: from here on the connection is another protocol's, for as long as both sides like.
+fn switches(
+    downstream: &Downstream,
+    draft: &mut Draft,
+    (response, upstream): (Response<Incoming>, Box<Upstream>),
+    asked: Option<&upgrade::Asked>,
+) -> Result<(http::response::Parts, Incoming, Box<Upstream>), Failure> {
+    let (mut head, body) = response.into_parts();
+    let token = upgrade::agreed(&head.headers, asked).map_err(|why| {
+        downstream.relay.observer.metrics.bad_answer(admission::Oddity::Status);
+        Failure::new(Reason::UpstreamProtocol, &why)
+    })?;
+    if downstream.relay.drain.is_leaving() {
+        // hyper says so in the answer, which then is none to an upgrade.
+        return Err(Reason::Draining.into());
+    }
+    draft.answer_head = draft.upstream_ended;
+    draft.status = head.status.as_u16();
+    fields::strip_hop_by_hop(&mut head.headers, Message::Answer);
+    upgrade::tell(&mut head, token);
+    head.version = Version::HTTP_11;
+    downstream.deadline.exempt();
+    downstream.deadline.no_stage();
+    Ok((head, body, upstream))
 }
 
 /// The answer as the client gets it.

@@ -25,13 +25,14 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 type Slot = fn(&mut Timeouts) -> &mut Option<Duration>;
 
-const KEYS: [(&str, Slot); 8] = [
+const KEYS: [(&str, Slot); 9] = [
     ("connect", |t| &mut t.connect),
     ("request", |t| &mut t.request),
     ("response-head", |t| &mut t.response_head),
     ("request-head", |t| &mut t.request_head),
     ("request-body-idle", |t| &mut t.request_body_idle),
     ("response-body-idle", |t| &mut t.response_body_idle),
+    ("tunnel-idle", |t| &mut t.tunnel_idle),
     ("downstream-idle", |t| &mut t.downstream_idle),
     ("upstream-idle", |t| &mut t.upstream_idle),
 ];
@@ -193,7 +194,7 @@ mod tests {
     fn every_key_sets_its_own_timeout() {
         let timeouts = timeouts_of(
             "connect=1s,request=2s,response-head=3s,request-head=4s,request-body-idle=5s,\
-             response-body-idle=6s,downstream-idle=7s,upstream-idle=1m30s",
+             response-body-idle=6s,tunnel-idle=8s,downstream-idle=7s,upstream-idle=1m30s",
         );
         let expected = Timeouts {
             connect: secs(1),
@@ -202,6 +203,7 @@ mod tests {
             request_head: secs(4),
             request_body_idle: secs(5),
             response_body_idle: secs(6),
+            tunnel_idle: secs(8),
             downstream_idle: secs(7),
             upstream_idle: secs(90),
         };

@@ -1,14 +1,11 @@
 //! A connection for a request: from the pool, or a new one from the client's network namespace.
 
-use super::{
-    Birthplace, Key, Upstream,
-    connect::{ConnectError, Connected},
-};
+use super::{Birthplace, Key, Upstream, UpstreamWire, connect::ConnectError};
 use crate::{
     datapath::UpstreamLane, downstream::Downstream, flow::Reason, record::Failure, route::Route,
     snapshot::Protocol, tls::Tongue,
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 /// Where a connection may come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,9 +95,10 @@ pub(crate) async fn acquire(
 pub(crate) async fn connect_plain(
     downstream: &Downstream,
     endpoint: SocketAddr,
-) -> Result<Connected, ConnectError> {
+) -> Result<Arc<UpstreamWire>, ConnectError> {
     let (socket, _) = downstream.upstream_socket(endpoint).await?;
-    downstream.relay.connector.connect(socket, endpoint, UpstreamLane::Plain).await
+    let connector = &downstream.relay.connector;
+    Ok(connector.wire(connector.connect(socket, endpoint, UpstreamLane::Plain).await?))
 }
 
 async fn open(

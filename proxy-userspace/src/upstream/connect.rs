@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpSocket,
     time::Instant,
 };
 use tokio_rustls::TlsConnector;
@@ -79,11 +79,6 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    /// The socket.
-    pub(crate) fn stream(&self) -> &TcpStream {
-        self.wire.stream()
-    }
-
     /// What is spoken on it: where that was left to the endpoint, what it chose.
     pub(crate) fn agrees_on(&self, speech: Speech) -> Speech {
         let is_http2 = || self.wire.secured().is_some_and(|secured| secured.alpn == Some("h2"));
@@ -198,13 +193,15 @@ impl Connector {
         Ok(Arc::new(self.trunk(connected, key, None).await?).place())
     }
 
-    fn wire(&self, connected: Connected) -> Arc<UpstreamWire> {
+    /// The connection, for whatever is spoken on it.
+    pub(super) fn wire(&self, connected: Connected) -> Arc<UpstreamWire> {
         Arc::new(UpstreamWire {
             wire: connected.wire,
             answered: AtomicBool::new(false),
             muted: AtomicBool::new(false),
             unasked: AtomicBool::new(false),
             framer: Mutex::new(Framer::of_endpoint(Arc::clone(&self.rules))),
+            behind: Mutex::default(),
             announced: connected.announced,
         })
     }

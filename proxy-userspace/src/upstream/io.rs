@@ -37,6 +37,9 @@ impl UpstreamIo {
             self.ready = self.held.split_to(passed).freeze();
             0
         };
+        if framer.is_over() {
+            *self.shared.behind.lock() = std::mem::take(&mut self.held);
+        }
         if let Some((refusal, _)) = framer.refusal() {
             self.held = BytesMut::new();
             self.shared.announced.metrics.bad_answer(refusal.oddity);
@@ -65,6 +68,10 @@ impl Read for UpstreamIo {
             }
             if let Some(refusal) = this.shared.refusal() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal.why)));
+            }
+            if this.shared.framer.lock().is_over() {
+                // What comes now is not HTTP's.
+                return Poll::Pending;
             }
             // SAFETY: the room is only handed to a reader that never de-initialises a byte.
             let mut read = ReadBuf::uninit(unsafe { buf.as_mut() });

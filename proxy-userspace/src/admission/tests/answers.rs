@@ -4,7 +4,7 @@ use super::*;
 
 fn endpoint(to_head: bool) -> Framer {
     let mut framer = Framer::of_endpoint(Arc::default());
-    framer.expect(to_head);
+    framer.expect(to_head, false);
     framer
 }
 

@@ -115,6 +115,7 @@ fn an_idle_agent_shows_only_what_means_something() {
             "weir_http2_streams",
             "weir_opaque_connections_total",
             "weir_policy_audit_denials_total",
+            "weir_upgraded_connections",
             "weir_upstream_connections",
             "weir_upstream_opened_total",
         ]
@@ -178,6 +179,7 @@ fn every_family_is_in_the_docs() {
     metrics.downstream_refused("total");
     metrics.http2().opened();
     metrics.http2().ended("idle");
+    metrics.upgrade_declined();
     metrics.workload_barred(&abi::WorkloadBarred::default());
     let text = metrics.text(Format::Prometheus).unwrap();
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
