@@ -55,7 +55,7 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     if let Some(agreed) = downstream.switch.take() {
         // hyper ends with a 101, but does not wait until it is written.
         let told = answered && downstream.splice.has_written();
-        return upgrade::carry(&downstream, agreed, told).await;
+        return Box::pin(upgrade::carry(&downstream, agreed, told)).await;
     }
     if downstream.deadline.has_stalled() {
         // What it did not take would stay in the kernel.

