@@ -262,6 +262,8 @@ pub struct RequestRecord {
     pub tls: Option<Arc<Secured>>,
     /// The same of the connection to the endpoint.
     pub upstream_tls: Option<Arc<Secured>>,
+    /// The server that its client asks for in TLS that is tunnelled.
+    pub server_name: Option<Box<str>>,
 }
 
 impl RequestRecord {

@@ -54,6 +54,8 @@ pub(crate) struct Draft {
     head_complete: Instant,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) route: Option<Arc<str>>,
+    /// The name that a tunnelled client asks its server for.
+    pub(crate) server_name: Option<Box<str>>,
     endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
     policy_rule: Option<Arc<str>>,
     /// The policies in audit mode that would have denied it.
@@ -111,6 +113,7 @@ impl Draft {
             head_complete: Instant::now(),
             cluster: None,
             route: None,
+            server_name: None,
             endpoint: None,
             policy_rule: None,
             audit: None,
@@ -272,7 +275,7 @@ impl Draft {
                 .map(|(began, ended)| ended.saturating_duration_since(began)),
             upstream_host,
             attempts: self.attempts,
-            downstream: downstream.client.0,
+            downstream: downstream.asker(),
             orig_dst: downstream.orig_dst.0,
             source_workload: downstream.workload(snapshot),
             destination_workload: destination.unwrap_or_else(unknown),
@@ -283,6 +286,7 @@ impl Draft {
             x_forwarded_for: self.forwarded_for.as_ref().map(text),
             tls: downstream.wire.secured().cloned(),
             upstream_tls: self.upstream_tls,
+            server_name: self.server_name,
         }
     }
 }

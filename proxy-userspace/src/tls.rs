@@ -3,6 +3,7 @@
 
 mod accept;
 mod credentials;
+pub(crate) mod hello;
 mod keyring;
 mod proof;
 mod terms;

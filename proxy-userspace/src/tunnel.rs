@@ -7,6 +7,7 @@ use crate::{
     record::{Draft, Failure},
     route::Route,
     snapshot::Endpoint,
+    tls,
     upstream::{ConnectError, UpstreamWire, connect_plain},
     wire::{self, Wire},
 };
@@ -63,6 +64,8 @@ pub(crate) async fn carry(
     draft.cluster = Some(route.cluster.clone());
     downstream.deadline.no_stage();
     downstream.leave_map();
+    let (first, server_name) = tls::hello::of(downstream, first).await;
+    draft.server_name = server_name;
     let upstream = match upstream {
         Some(upstream) => {
             let passage = downstream.passage(&upstream.endpoint);

@@ -218,6 +218,7 @@ fn record(pair: &Pair, connection: Option<&Connection>, series: &Series) -> Requ
         // TLS is never carried by the kernel half.
         tls: None,
         upstream_tls: None,
+        server_name: None,
     }
 }
 

@@ -49,7 +49,10 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
     let tls = record.tls.as_deref();
     line.optional("tls_version", tls.map(|tls| tls.version))?;
     line.optional("tls_cipher", tls.map(|tls| tls.cipher))?;
-    line.optional("requested_server_name", tls.and_then(|tls| tls.server_name.as_deref()))?;
+    line.optional(
+        "requested_server_name",
+        tls.and_then(|tls| tls.server_name.as_deref()).or(record.server_name.as_deref()),
+    )?;
     let upstream = record.upstream_tls.as_deref();
     line.optional("upstream_tls_version", upstream.map(|tls| tls.version))?;
     line.optional("upstream_tls_cipher", upstream.map(|tls| tls.cipher))?;

@@ -28,6 +28,8 @@ pub(crate) struct Connection {
     pub(crate) relay: Arc<Relay>,
     pub(crate) wire: Wire,
     pub(crate) client: DownstreamAddr,
+    /// Whom a proxy has named as the one that it stands for.
+    pub(crate) named: Option<SocketAddr>,
     /// The agent's end.
     pub(crate) local: SocketAddr,
     pub(crate) orig_dst: OrigDstAddr,
@@ -60,6 +62,7 @@ impl Connection {
             relay,
             wire,
             client,
+            named: None,
             local,
             orig_dst,
             timeouts,
@@ -71,6 +74,11 @@ impl Connection {
             lease,
             opened: Instant::now(),
         }
+    }
+
+    /// Who asks, for endpoints and the log. Policies go by who has connected.
+    pub(crate) fn asker(&self) -> SocketAddr {
+        self.named.unwrap_or(self.client.0)
     }
 
     /// The client's pod, by the snapshot in force.

@@ -39,5 +39,6 @@ pub(crate) fn record() -> RequestRecord {
         x_forwarded_for: None,
         tls: None,
         upstream_tls: None,
+        server_name: None,
     }
 }

@@ -212,3 +212,37 @@ async fn a_silent_tunnel_ends() {
     assert!(client.rest().await.is_err());
     assert!(server.rest().await.is_err() || ring.record().await.bytes_received == 5);
 }
+
+#[tokio::test]
+async fn the_server_that_tunnelled_tls_asks_for_is_in_the_record_and_no_byte_is_changed() {
+    let name = rustls_pki_types::ServerName::try_from("shop.example.com").unwrap();
+    let config = Arc::new(testing::certificates::Authority::new().client());
+    let mut tls = rustls::ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    for cut in [1, 5, 100, hello.len() - 1, hello.len()] {
+        let endpoint = Endpoint::new().await;
+        let ring = Ring::to(&endpoint).await;
+        let mut client = ring.client().await;
+        client.send(&hello[..cut]).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        client.send(&hello[cut..]).await;
+        let mut server = endpoint.accept().await;
+        assert_eq!(server.exactly(hello.len()).await, hello, "{cut}");
+        drop((client, server));
+        let record = ring.record().await;
+        assert_eq!(record.server_name.as_deref(), Some("shop.example.com"), "{cut}");
+        assert_eq!((record.protocol, record.bytes_received), ("TCP", hello.len() as u64));
+    }
+}
+
+#[tokio::test]
+async fn half_a_greeting_of_tls_is_passed_on_without_its_other_half() {
+    let endpoint = Endpoint::new().await;
+    let ring = Ring::to(&endpoint).await;
+    let mut client = ring.client().await;
+    client.send(b"\x16\x03\x01\x02\x00\x01").await;
+    assert_eq!(endpoint.accept().await.exactly(6).await, b"\x16\x03\x01\x02\x00\x01");
+    drop(client);
+    assert_eq!(ring.record().await.server_name, None);
+}

@@ -21,10 +21,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::{
-    net::TcpSocket,
-    time::Instant,
-};
+use tokio::{net::TcpSocket, time::Instant};
 use tokio_rustls::TlsConnector;
 
 /// Largest answer head, and the most that is read at once.
