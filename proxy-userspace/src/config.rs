@@ -4,7 +4,7 @@ pub mod doctor;
 pub mod policy;
 pub mod route;
 
-use crate::source::kubernetes::Access;
+use crate::{policy::access::Net, source::kubernetes::Access};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
     ffi::OsString,
@@ -239,6 +239,11 @@ pub struct Config {
     /// Tell endpoints behind Gateways and Ingresses in Forwarded (RFC 7239) too who asks.
     #[arg(long, env = "WEIR_FORWARDED")]
     pub forwarded: bool,
+    /// Addresses whose connections to Gateways and Ingresses begin with a PROXY protocol header, of version 1 or 2:
+    /// the client that it names goes into X-Forwarded-For and the log, policies go by who has connected. Without
+    /// the header such a connection is closed; others' are taken as they are.
+    #[arg(long, env = "WEIR_PROXY_PROTOCOL_FROM", value_name = "CIDR", value_delimiter = ',', value_parser = Net::parse)]
+    pub proxy_protocol_from: Vec<Net>,
     /// Bytes a second that a request's body must bring while it is waited for, after ten seconds: 408 otherwise.
     /// 0 turns it off.
     #[arg(long, env = "WEIR_MIN_BODY_RATE", default_value_t = 240)]
@@ -363,6 +368,10 @@ pub struct TimeoutArgs {
     /// Silence within an answer's body: the connection is aborted.
     #[arg(long, env = "WEIR_TIMEOUT_RESPONSE_BODY_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
     pub timeout_response_body_idle: Duration,
+    /// What a client says first where it must speak first (Gateways, Ingresses, Services whose appProtocol is HTTP):
+    /// its first byte, or the rest of a PROXY header or of HTTP/2's preface. The connection is closed, and counted.
+    #[arg(long, env = "WEIR_TIMEOUT_PROTOCOL_DETECT", value_parser = humantime::parse_duration, default_value = "10s")]
+    pub timeout_protocol_detect: Duration,
     /// Silence both ways on a connection that is not HTTP, or by Upgrade is not any more: the connection is reset.
     #[arg(long, env = "WEIR_TIMEOUT_TUNNEL_IDLE", value_parser = humantime::parse_duration, default_value = "300s")]
     pub timeout_tunnel_idle: Duration,

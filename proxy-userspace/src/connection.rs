@@ -4,6 +4,7 @@ use crate::{
     detect::{self, Verdict},
     downstream::{Connection, Downstream},
     orig_dst::DownstreamAddr,
+    proxy_protocol,
     record::{Draft, Failure},
     relay::Relay,
     route::{route, table::Scheme},
@@ -66,6 +67,9 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
         .cloned();
     let site = site.filter(|_| routed.is_none());
     let mut connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
+    if routed.is_none() && !Box::pin(proxy_protocol::accept(&mut connection)).await {
+        return Ok(());
+    }
     let secure = match &site {
         Some(site) => Box::pin(tls::accept(&mut connection, site)).await,
         None => Ok(()),

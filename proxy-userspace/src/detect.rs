@@ -60,17 +60,25 @@ pub(crate) async fn detect(downstream: &Downstream, route: Option<&Route>) -> Ve
     }
 }
 
-/// Waits for the client to speak.
+/// Waits for the client to speak, which must.
 async fn unprompted(downstream: &Downstream) -> Verdict {
     let mut client = pin!(client_speaks(downstream, Others::Refused));
+    let mut late = false;
     tokio::select! {
         biased;
         verdict = client.as_mut() => return verdict,
+        () = sleep_or_never(downstream.relay.settings.protocol_detect), if downstream.is_silent() => late = true,
         () = sleep_or_never(downstream.timeouts.downstream_idle), if downstream.is_silent() => {}
         () = dismissed(downstream), if downstream.is_silent() => {}
     }
     // It may have begun to speak since the select was entered.
-    if downstream.is_silent() { Verdict::Over } else { client.await }
+    if !downstream.is_silent() {
+        return client.await;
+    }
+    if late {
+        downstream.relay.observer.metrics.downstream_refused("protocol_detect");
+    }
+    Verdict::Over
 }
 
 /// Completes when the agent leaves and a client has had the time to say why it came.
@@ -111,9 +119,15 @@ async fn client_speaks(downstream: &Downstream, others: Others) -> Verdict {
 async fn more_bytes(downstream: &Downstream, first: Bytes, others: Others) -> Verdict {
     let mut bytes = first.to_vec();
     let mut late = pin!(sleep_or_never(downstream.timeouts.request_head));
+    let mut undecided = pin!(sleep_or_never(downstream.relay.settings.protocol_detect));
     loop {
         let more = tokio::select! {
             more = read_some(downstream) => more,
+            // No method begins like that: there is nobody who would read an answer in HTTP/1.
+            () = &mut undecided, if bytes.starts_with(b"PRI ") => {
+                downstream.relay.observer.metrics.downstream_refused("protocol_detect");
+                return Verdict::Over;
+            }
             () = &mut late => return Verdict::Http(bytes.into()),
         };
         match more {
@@ -192,7 +206,8 @@ async fn server_speaks(upstream: &UpstreamSocket) -> bool {
     matches!(upstream.stream().peek(&mut [0]).await, Ok(1..))
 }
 
-async fn read_some(downstream: &Downstream) -> io::Result<Bytes> {
+/// Reads once; nothing means the end.
+pub(crate) async fn read_some(downstream: &Downstream) -> io::Result<Bytes> {
     let mut storage = [MaybeUninit::uninit(); FIRST_READ];
     let mut buf = ReadBuf::uninit(&mut storage);
     std::future::poll_fn(|cx| downstream.wire.poll_read(cx, buf.unfilled())).await?;

@@ -23,6 +23,7 @@ mod netns;
 mod orig_dst;
 mod party;
 pub mod policy;
+mod proxy_protocol;
 mod record;
 pub mod relay;
 mod route;

@@ -11,6 +11,7 @@ use crate::{
     listener::KeepAlive,
     netns::Namespaces,
     orig_dst::OrigDstSource,
+    policy::access::Net,
     snapshot::{Snapshot, Timeouts},
     splice::{Watched, Worth},
     upstream::{Birthplace, Connector, Pool},
@@ -55,11 +56,15 @@ pub struct Relay {
 }
 
 /// What the relay needs of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// For connections whose cluster is not known.
     pub(crate) timeouts: Timeouts,
     pub(crate) detect_timeout: Duration,
+    /// How long a client may be silent that must speak first.
+    pub(crate) protocol_detect: Option<Duration>,
+    /// Who begins its connections to Gateways and Ingresses with a PROXY header.
+    pub(crate) proxies: Vec<Net>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) request_cap: u64,
     pub(crate) answer_cap: u64,
@@ -80,6 +85,9 @@ impl From<&Config> for Settings {
         Self {
             timeouts: Timeouts::from(config.timeouts),
             detect_timeout: config.detect_timeout,
+            protocol_detect: Some(config.timeouts.timeout_protocol_detect)
+                .filter(|timeout| !timeout.is_zero()),
+            proxies: config.proxy_protocol_from.clone(),
             handshake_timeout: config.timeout_tls_handshake,
             request_cap: u64::from(config.redirect_request_cap),
             answer_cap: u64::from(config.redirect_answer_cap),

@@ -12,6 +12,7 @@ mod limits;
 mod opaque;
 mod policy;
 mod pool;
+mod proxy_protocol;
 mod timeouts;
 mod tls;
 mod upgrades;

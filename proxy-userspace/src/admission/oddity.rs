@@ -64,6 +64,8 @@ pub(crate) enum Oddity {
     Interim,
     /// More bytes than an answer has.
     Unasked,
+    /// The PROXY header of a connection that must begin with one.
+    ProxyHeader,
     /// What policies or routes decide by has more than one reading.
     Ambiguous,
 }
@@ -101,6 +103,7 @@ impl Oddity {
             Self::Status => "status",
             Self::Interim => "interim",
             Self::Unasked => "unasked",
+            Self::ProxyHeader => "proxy_header",
             Self::Ambiguous => "ambiguous",
         }
     }

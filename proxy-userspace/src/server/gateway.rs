@@ -50,7 +50,7 @@ pub(super) async fn relay(
     let origin = request.headers().get(header::ORIGIN).cloned();
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, route.timeouts, request);
-    let who = (downstream.client.0.ip(), site.scheme.as_str());
+    let who = (downstream.asker().ip(), site.scheme.as_str());
     fields::say_who_asks(request.headers_mut(), who, downstream.relay.settings.telling);
     plan.change_request(request.headers_mut());
     *request.uri_mut() = target;
