@@ -23,6 +23,8 @@ pub(super) enum Expect {
     /// GOAWAY with one of these codes, or with PROTOCOL_ERROR, which hyper's engine says of all frames that it
     /// cannot read: the connection ends, and that is what counts.
     Connection(&'static [u32]),
+    /// GOAWAY with this code and no other.
+    Exactly(u32),
     /// RST_STREAM for this stream with one of these codes; the whole connection may end for it (section 5.4.2).
     Stream(u32, &'static [u32]),
     /// The request is malformed (section 8.1.1): a stream error, or an answer of 400 before it.
@@ -47,7 +49,7 @@ pub(super) struct Case {
 pub(super) const PROTOCOL: &[u32] = &[1];
 pub(super) const FLOW: &[u32] = &[3];
 pub(super) const CLOSED: &[u32] = &[5];
-pub(super) const SIZE: &[u32] = &[6];
+pub(super) const SIZE: u32 = 6;
 pub(super) const COMPRESSION: &[u32] = &[9];
 pub(super) const WHOLE: u8 = END_STREAM | END_HEADERS;
 
@@ -98,6 +100,7 @@ impl Expect {
         let is_answer = came.kind == HEADERS;
         match self {
             Self::Connection(codes) => (came.kind == GOAWAY).then(|| fits(codes, came)),
+            Self::Exactly(code) => (came.kind == GOAWAY).then(|| came.code() == *code),
             Self::Stream(stream, codes) => {
                 let ours = came.kind == GOAWAY || came.stream == *stream;
                 (is_end && ours).then(|| fits(codes, came))

@@ -51,6 +51,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 const SETTINGS_TIMEOUT: u32 = 0x4;
 const PROTOCOL_ERROR: u32 = 0x1;
+const FRAME_SIZE_ERROR: u32 = 0x6;
 
 /// How a connection ended.
 enum End {
@@ -191,6 +192,7 @@ fn next(
         }
         Some(Excess::Resets) => return Next::End(End::Refused(ENHANCE_YOUR_CALM, "resets")),
         Some(Excess::Preface) => return Next::End(End::Refused(PROTOCOL_ERROR, "preface")),
+        Some(Excess::Size) => return Next::End(End::Refused(FRAME_SIZE_ERROR, "frame_size")),
         None => {}
     }
     let half = frames.half_until(HALF_FRAME);

@@ -48,27 +48,27 @@ fn sizes() -> Vec<Case> {
         case(
             "4.2 DATA above the largest size is an error",
             [posts(1), frame(DATA, END_STREAM, 1, &large)].concat(),
-            Expect::Stream(1, SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "4.2 HEADERS above the largest size is an error",
             frame(HEADERS, WHOLE, 1, &large),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "4.2 SETTINGS above the largest size is an error",
             frame(SETTINGS, 0, 0, &[0; 16_386]),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "4.2 an unknown kind above the largest size is an error",
             frame(0x30, 0, 0, &large),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "4.2 CONTINUATION above the largest size is an error",
             [half(), frame(CONTINUATION, END_HEADERS, 1, &large)].concat(),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
     ]
 }

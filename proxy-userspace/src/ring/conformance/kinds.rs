@@ -101,12 +101,12 @@ fn resets() -> Vec<Case> {
         case(
             "6.3 a short PRIORITY is an error",
             [asks(1), frame(PRIORITY, 0, 1, &[0; 4])].concat(),
-            Expect::Stream(1, SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.3 a long PRIORITY is an error",
             [asks(1), frame(PRIORITY, 0, 1, &[0; 6])].concat(),
-            Expect::Stream(1, SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.4 RST_STREAM on stream 0 is an error",
@@ -116,12 +116,12 @@ fn resets() -> Vec<Case> {
         case(
             "6.4 a short RST_STREAM is an error",
             [posts(1), frame(RST_STREAM, 0, 1, &[0; 3])].concat(),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.4 a long RST_STREAM is an error",
             [posts(1), frame(RST_STREAM, 0, 1, &[0; 5])].concat(),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.4 an unknown code in RST_STREAM is none",
@@ -146,15 +146,15 @@ fn pings() -> Vec<Case> {
             Expect::Nothing,
         ),
         case("6.7 PING on a stream is an error", frame(PING, 0, 1, &[0; 8]), Expect::Connection(PROTOCOL)),
-        case("6.7 an empty PING is an error", frame(PING, 0, 0, &[]), Expect::Connection(SIZE)),
-        case("6.7 a short PING is an error", frame(PING, 0, 0, &[0; 7]), Expect::Connection(SIZE)),
-        case("6.7 a long PING is an error", frame(PING, 0, 0, &[0; 9]), Expect::Connection(SIZE)),
+        case("6.7 an empty PING is an error", frame(PING, 0, 0, &[]), Expect::Exactly(SIZE)),
+        case("6.7 a short PING is an error", frame(PING, 0, 0, &[0; 7]), Expect::Exactly(SIZE)),
+        case("6.7 a long PING is an error", frame(PING, 0, 0, &[0; 9]), Expect::Exactly(SIZE)),
         case(
             "6.8 GOAWAY on a stream is an error",
             frame(GOAWAY, 0, 1, &[0; 8]),
             Expect::Connection(PROTOCOL),
         ),
-        case("6.8 a short GOAWAY is an error", frame(GOAWAY, 0, 0, &[0; 7]), Expect::Connection(SIZE)),
+        case("6.8 a short GOAWAY is an error", frame(GOAWAY, 0, 0, &[0; 7]), Expect::Exactly(SIZE)),
         case(
             "6.8 what was asked before GOAWAY is answered",
             [asks(1), frame(GOAWAY, 0, 0, &[0; 8])].concat(),
@@ -183,12 +183,12 @@ fn windows() -> Vec<Case> {
         case(
             "6.9 a short WINDOW_UPDATE is an error",
             frame(WINDOW_UPDATE, 0, 0, &[0; 3]),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.9 a long WINDOW_UPDATE is an error",
             frame(WINDOW_UPDATE, 0, 0, &[0; 5]),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.9 the reserved bit of an update is ignored",

@@ -60,24 +60,16 @@ fn frames() -> Vec<Case> {
         case(
             "6.5 an acknowledgement with a payload is an error",
             frame(SETTINGS, ACK, 0, &[0; 6]),
-            Expect::Connection(SIZE),
+            Expect::Exactly(SIZE),
         ),
         case(
             "6.5 SETTINGS on a stream are an error",
             frame(SETTINGS, 0, 1, &[]),
             Expect::Connection(PROTOCOL),
         ),
-        case("6.5 SETTINGS of 1 byte are an error", frame(SETTINGS, 0, 0, &[0]), Expect::Connection(SIZE)),
-        case(
-            "6.5 SETTINGS of 5 bytes are an error",
-            frame(SETTINGS, 0, 0, &[0; 5]),
-            Expect::Connection(SIZE),
-        ),
-        case(
-            "6.5 SETTINGS of 7 bytes are an error",
-            frame(SETTINGS, 0, 0, &[0; 7]),
-            Expect::Connection(SIZE),
-        ),
+        case("6.5 SETTINGS of 1 byte are an error", frame(SETTINGS, 0, 0, &[0]), Expect::Exactly(SIZE)),
+        case("6.5 SETTINGS of 5 bytes are an error", frame(SETTINGS, 0, 0, &[0; 5]), Expect::Exactly(SIZE)),
+        case("6.5 SETTINGS of 7 bytes are an error", frame(SETTINGS, 0, 0, &[0; 7]), Expect::Exactly(SIZE)),
         case(
             "6.5.1 the last of two values holds",
             [set(&[(WINDOW, 0), (WINDOW, 65_535)]), asks(1)].concat(),

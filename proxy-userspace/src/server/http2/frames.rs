@@ -26,6 +26,7 @@ const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const FIRST_UNKNOWN: u8 = 10;
 const ACK: u8 = 1;
@@ -37,6 +38,21 @@ struct Head {
     kind: u8,
     flags: u8,
     stream: u32,
+}
+
+impl Head {
+    /// False where its kind has a size and it has another one (RFC 9113 sections 6.3 to 6.9).
+    const fn has_its_size(self) -> bool {
+        match self.kind {
+            PRIORITY => self.length == 5,
+            RST_STREAM | WINDOW_UPDATE => self.length == 4,
+            SETTINGS if self.flags & ACK != 0 => self.length == 0,
+            SETTINGS => self.length.is_multiple_of(6),
+            PING => self.length == 8,
+            GOAWAY => self.length >= 8,
+            _ => true,
+        }
+    }
 }
 
 /// Finds frames in a direction's bytes.
@@ -131,7 +147,7 @@ impl Budget {
     }
 }
 
-/// What is too much.
+/// What is too much, or wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Excess {
     /// PING, SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames.
@@ -140,6 +156,8 @@ pub(crate) enum Excess {
     Resets,
     /// The first frame is not SETTINGS (RFC 9113 section 3.4).
     Preface,
+    /// A frame is not of its kind's size. hyper knows it too, but calls it a PROTOCOL_ERROR.
+    Size,
 }
 
 /// Both directions of one connection.
@@ -183,6 +201,7 @@ impl Frames {
             *is_data = head.kind == DATA;
             let within = match head.kind {
                 kind if !std::mem::replace(begun, true) && kind != SETTINGS => Err(Excess::Preface),
+                _ if !head.has_its_size() => Err(Excess::Size),
                 RST_STREAM => resets.spend(now).then_some(()).ok_or(Excess::Resets),
                 SETTINGS if head.flags & ACK != 0 && !*acknowledged => {
                     *acknowledged = true;
@@ -222,7 +241,7 @@ impl Frames {
         });
     }
 
-    /// What there was too much of.
+    /// What there was too much of, or what was wrong.
     pub(crate) fn excess(&self) -> Option<Excess> {
         self.excess
     }

@@ -46,6 +46,10 @@ impl Read for Http2Io {
             buf.put_slice(&taken);
             frames.lock().read(&taken, Instant::now());
         }
+        if frames.lock().excess().is_some() {
+            // Nor does hyper get what it would call by a less precise name.
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 }

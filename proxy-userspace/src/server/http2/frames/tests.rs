@@ -139,3 +139,31 @@ fn the_first_acknowledgement_of_settings_costs_nothing() {
     frames.read(&frame(SETTINGS, ACK, 0, &[]), Instant::now());
     assert!(frames.is_acknowledged());
 }
+
+#[tokio::test]
+async fn a_frame_that_is_not_of_its_kinds_size_is_known_by_its_header() {
+    let sizes: [(u8, u8, &[usize], &[usize]); 7] = [
+        (PRIORITY, 0, &[5], &[0, 4, 6]),
+        (RST_STREAM, 0, &[4], &[0, 3, 5]),
+        (SETTINGS, 0, &[0, 6, 600], &[1, 5, 7]),
+        (SETTINGS, ACK, &[0], &[1, 6]),
+        (PING, 0, &[8], &[0, 7, 9]),
+        (GOAWAY, 0, &[8, 80], &[0, 7]),
+        (WINDOW_UPDATE, 0, &[4], &[0, 3, 5, 8]),
+    ];
+    let excess = |kind, flags, size: usize| {
+        let mut frames = opened(Instant::now());
+        let bytes = frame(kind, flags, 1, &vec![0; size]);
+        frames.read(&bytes[..HEADER], Instant::now());
+        frames.excess()
+    };
+    for (kind, flags, right, wrong) in sizes {
+        for size in right {
+            assert_eq!(excess(kind, flags, *size), None, "{kind} of {size}");
+        }
+        for size in wrong {
+            assert_eq!(excess(kind, flags, *size), Some(Excess::Size), "{kind} of {size}");
+        }
+    }
+    assert_eq!((excess(DATA, 0, 1), excess(HEADERS, 0, 1), excess(99, 0, 1)), (None, None, None));
+}
