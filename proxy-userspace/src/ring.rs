@@ -4,6 +4,7 @@
 
 mod admission;
 mod bodies;
+mod combinations;
 mod conformance;
 mod edge;
 mod http;

@@ -16,7 +16,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-pub(super) type Payload = BoxBody<Bytes, Infallible>;
+pub(in crate::ring) type Payload = BoxBody<Bytes, Infallible>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::ring) enum Speaks {
@@ -91,30 +91,50 @@ enum Sender {
 
 /// A client with one connection.
 #[derive(Clone)]
-pub(super) struct Client(Sender);
+pub(in crate::ring) struct Client(Sender);
 
 impl Client {
-    pub(super) async fn connect(speaks: Speaks, addr: SocketAddr) -> Self {
+    pub(in crate::ring) async fn connect(speaks: Speaks, addr: SocketAddr) -> Self {
+        Self::over(speaks, TcpStream::connect(addr).await.unwrap()).await
+    }
+
+    pub(super) async fn http2(addr: SocketAddr) -> Self {
+        Self::connect(Speaks::Http2, addr).await
+    }
+
+    /// In TLS with a server of this name.
+    pub(in crate::ring) async fn secure(
+        speaks: Speaks,
+        addr: SocketAddr,
+        config: rustls::ClientConfig,
+        name: &'static str,
+    ) -> Self {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = TcpStream::connect(addr).await.unwrap();
+        Self::over(speaks, connector.connect(name.try_into().unwrap(), stream).await.unwrap()).await
+    }
+
+    async fn over<S>(speaks: Speaks, stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
         match speaks {
             Speaks::Http1 => {
-                let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
                 let (sender, connection) = conn::http1::handshake(io).await.unwrap();
                 tokio::spawn(connection);
                 Self(Sender::Http1(Arc::new(tokio::sync::Mutex::new(sender))))
             }
-            Speaks::Http2 => Self::http2(addr).await,
+            Speaks::Http2 => {
+                let builder = conn::http2::Builder::new(TokioExecutor::new());
+                let (sender, connection) = builder.handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Self(Sender::Http2(sender))
+            }
         }
     }
 
-    pub(super) async fn http2(addr: SocketAddr) -> Self {
-        let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
-        let builder = conn::http2::Builder::new(TokioExecutor::new());
-        let (sender, connection) = builder.handshake(io).await.unwrap();
-        tokio::spawn(connection);
-        Self(Sender::Http2(sender))
-    }
-
-    pub(super) fn send(
+    pub(in crate::ring) fn send(
         &self,
         mut request: Request<Payload>,
     ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + Send + 'static {
@@ -126,7 +146,9 @@ impl Client {
                     let host = request.uri().authority().unwrap().as_str().parse().unwrap();
                     request.headers_mut().insert("host", host);
                     *request.uri_mut() = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
-                    sender.lock().await.send_request(request).await
+                    let mut sender = sender.lock().await;
+                    sender.ready().await?;
+                    sender.send_request(request).await
                 }
             }
         }
