@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use serde_json::Value;
 use std::{fs, path::PathBuf, time::Duration};
 use weir_tests::{
-    agent::Builder,
+    agent::{Agent, Builder},
     apiserver::ApiServer,
     manifest::Service,
     needs_kernel,
@@ -37,13 +37,18 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
-    /// A Secret with a certificate for this host.
-    fn secret(&self, name: &str, host: &str) -> Result<String> {
+    /// A certificate for this host, and its key.
+    fn pair(&self, host: &str) -> Result<(String, String)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new([host.to_owned()])?;
         params.use_authority_key_identifier_extension = true;
-        let chain = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(secret(name, &chain, &key.serialize_pem()))
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+    }
+
+    /// A Secret with such a pair.
+    fn secret(&self, name: &str, host: &str) -> Result<String> {
+        let (chain, key) = self.pair(host)?;
+        Ok(secret(name, &chain, &key))
     }
 }
 
@@ -244,11 +249,13 @@ fn a_client_without_alpn_gets_http_1_1_and_the_end_of_the_session_is_said() -> R
     Ok(())
 }
 
-/// Connects without a pause until its input ends; prints how many handshakes and requests succeeded, and what failed.
+/// Connects without a pause until its input ends; prints how many handshakes and requests succeeded, how many
+/// certificates it saw, and what failed.
 const LOAD: &str = r#"
 import collections, socket, ssl, sys, threading
 ca, node, name, port = sys.argv[1:5]
 stop, done, failed, lock = threading.Event(), 0, collections.Counter(), threading.Lock()
+seen = set()
 def work():
     global done
     while not stop.is_set():
@@ -256,12 +263,15 @@ def work():
             context = ssl.create_default_context(cafile=ca)
             with socket.create_connection((node, int(port)), 30) as plain:
                 with context.wrap_socket(plain, server_hostname=name) as stream:
+                    serial = stream.getpeercert()["serialNumber"]
                     stream.sendall(f"GET /a HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
                     answer = b""
                     while chunk := stream.recv(65536):
                         answer += chunk
             assert answer.startswith(b"HTTP/1.1 200"), answer[:40]
-            with lock: done += 1
+            with lock:
+                done += 1
+                seen.add(serial)
         except Exception as error:
             with lock: failed[repr(error)] += 1
 threads = [threading.Thread(target=work) for _ in range(4)]
@@ -270,8 +280,16 @@ print("begun", flush=True)
 sys.stdin.read()
 stop.set()
 [thread.join() for thread in threads]
-print(done, dict(failed))
+print(done, len(seen), dict(failed))
 "#;
+
+/// What [`LOAD`] says at its end: all went well, with so many certificates.
+fn of_load(told: &str) -> Result<u64> {
+    let words = told.trim_start_matches("begun\n").trim().splitn(3, ' ').collect::<Vec<_>>();
+    let [done, seen, failed] = words[..] else { anyhow::bail!("{told}") };
+    assert!(done.parse::<u64>()? > 0 && failed == "{}", "{told}");
+    Ok(seen.parse()?)
+}
 
 #[test]
 fn c13_certificates_rotate_under_load_without_a_failed_handshake_and_broken_ones_are_not_used() -> Result<()>
@@ -301,58 +319,94 @@ fn c13_certificates_rotate_under_load_without_a_failed_handshake_and_broken_ones
     assert_eq!(stale(&agent.metrics()?), 0.0);
     load.close_stdin();
     let told = load.outcome(SOON)?.success()?.text();
-    let (done, failed) = told.trim_start_matches("begun\n").trim().split_once(' ').unwrap();
-    assert!(done.parse::<u64>()? > 0, "{told}");
-    assert_eq!(failed, "{}", "{told}");
+    of_load(&told)?;
     Ok(())
+}
+
+/// An agent whose manifests come from an API server.
+struct FromApi {
+    stage: Stage,
+    authority: Authority,
+    ca: PathBuf,
+    server: ApiServer,
+    run: PathBuf,
+    agent: Agent,
+}
+
+impl FromApi {
+    fn new() -> Result<Self> {
+        let stage = Stage::new(1)?;
+        let authority = Authority::new()?;
+        let ca = stage.topology.dir().join("ca.pem");
+        fs::write(&ca, &authority.pem)?;
+        let server = stage.topology.node().netns().run(ApiServer::start)??;
+        server.put_manifest(&web(&stage))?;
+        server.put_manifest(DOORS.split("---\napiVersion: networking").next().unwrap())?;
+        server.define("gateway.networking.k8s.io/v1", "backendtlspolicies");
+        let kubeconfig = server.kubeconfig(stage.topology.dir())?;
+        let run = stage.topology.dir().join("run");
+        let agent = Builder::new(&stage.topology, &[])?
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--run-dir={}", run.display()))
+            .arg("--node-name=node1")
+            .start()?;
+        Ok(Self { stage, authority, ca, server, run, agent })
+    }
+
+    /// A new certificate for `HOST`, as the API server has it: in base64. Its first line of base64 in PEM that
+    /// is not every certificate's.
+    fn rotate(&self, broken: bool) -> Result<String> {
+        let text: Value =
+            serde_saphyr::from_str(self.authority.secret("shop", HOST)?.strip_suffix("---\n").unwrap())?;
+        let mut object = text.clone();
+        object.as_object_mut().unwrap().remove("stringData");
+        let value = |key: &str| text["stringData"][key].as_str().unwrap().to_owned();
+        let (chain, mut key) = (value("tls.crt"), value("tls.key"));
+        if broken {
+            key = key.replacen("BEGIN PRIVATE", "BEGIN PUBLIC", 1);
+        }
+        object["data"]["tls.crt"] = base64(chain.as_bytes()).into();
+        object["data"]["tls.key"] = base64(key.as_bytes()).into();
+        self.server.put(object)?;
+        Ok(certificate(&chain))
+    }
+
+    /// What a client is told of the connection, the certificate in it.
+    fn shown(&self) -> Result<String> {
+        let node = self.stage.topology.node().at(8443).to_string();
+        // It ends with its input.
+        let script = format!(
+            "openssl s_client -connect {node} -servername {HOST} -CAfile {} < /dev/null 2>&1",
+            self.ca.display()
+        );
+        Ok(self.stage.client.run("/bin/sh", ["-c", &script], SOON)?.text())
+    }
+
+    fn serves(&self, wanted: &str) -> Result<()> {
+        wait::until(SOON, "the certificate is there", || {
+            let shown = self.shown()?;
+            Ok(shown.contains("Verification: OK") && certificate(&shown) == wanted)
+        })
+        .with_context(|| format!("{:?}; the agent says {:?}", self.shown(), self.agent.stderr()))
+    }
+}
+
+/// The first one in a text.
+fn certificate(text: &str) -> String {
+    let after = text.split("-----BEGIN CERTIFICATE-----").nth(1).unwrap_or_default();
+    after.split("-----END").next().unwrap_or_default().split_whitespace().collect()
 }
 
 #[test]
 fn certificates_come_from_the_api_secret_by_secret() -> Result<()> {
     needs_kernel!();
-    let stage = Stage::new(1)?;
-    let authority = Authority::new()?;
-    let ca = stage.topology.dir().join("ca.pem");
-    fs::write(&ca, &authority.pem)?;
-    let server = stage.topology.node().netns().run(ApiServer::start)??;
-    server.put_manifest(&web(&stage))?;
-    server.put_manifest(DOORS.split("---\napiVersion: networking").next().unwrap())?;
-    let encoded = |host: &str| -> Result<Value> {
-        // As the API server has it: in base64.
-        let text: Value =
-            serde_saphyr::from_str(authority.secret("shop", host)?.strip_suffix("---\n").unwrap())?;
-        let mut object = text.clone();
-        object.as_object_mut().unwrap().remove("stringData");
-        for key in ["tls.crt", "tls.key"] {
-            object["data"][key] = base64(text["stringData"][key].as_str().unwrap().as_bytes()).into();
-        }
-        Ok(object)
-    };
-    server.put(encoded(HOST)?)?;
-    let kubeconfig = server.kubeconfig(stage.topology.dir())?;
-    let run = stage.topology.dir().join("run");
-    let agent = Builder::new(&stage.topology, &[])?
-        .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .arg(format!("--run-dir={}", run.display()))
-        .arg("--node-name=node1")
-        .start()?;
-    let shown = || -> Result<String> {
-        let node = stage.topology.node().at(8443).to_string();
-        // It ends with its input.
-        let script = format!(
-            "openssl s_client -connect {node} -servername {HOST} -CAfile {} < /dev/null 2>&1",
-            ca.display()
-        );
-        Ok(stage.client.run("/bin/sh", ["-c", &script], SOON)?.text())
-    };
-    wait::until(SOON, "the certificate is there", || Ok(shown()?.contains("Verification: OK")))
-        .with_context(|| format!("{:?}; the agent says {:?}", shown(), agent.stderr()))?;
-    let serial = |text: &str| text.split("-----BEGIN CERTIFICATE-----").nth(1).unwrap_or_default().to_owned();
-    let first = serial(&shown()?);
-    server.put(encoded(HOST)?)?;
-    wait::until(SOON, "the certificate is another", || Ok(serial(&shown()?) != first))?;
+    let site = FromApi::new()?;
+    for _ in 0..2 {
+        let wanted = site.rotate(false)?;
+        site.serves(&wanted)?;
+    }
     // By name, in its namespace: never a list of all.
-    let asked = server.asked();
+    let asked = site.server.asked();
     let secrets: Vec<_> = asked.iter().filter(|one| one.plural == "secrets").collect();
     assert!(!secrets.is_empty());
     for one in secrets {
@@ -360,12 +414,137 @@ fn certificates_come_from_the_api_secret_by_secret() -> Result<()> {
         assert!(one.path.contains("fieldSelector=metadata.name%3Dshop"), "{one:?}");
     }
     // What is kept on disk has been written when it has the route.
-    let kept = run.join("objects.json");
+    let kept = site.run.join("objects.json");
     wait::until(SOON, "objects are kept", || {
         Ok(fs::read_to_string(&kept).is_ok_and(|text| text.contains("httproutes ")))
     })?;
     assert!(!fs::read_to_string(&kept)?.contains("tls.key"));
-    drop(agent);
+    Ok(())
+}
+
+#[test]
+fn c13_a_thousand_certificates_from_the_api_rotate_under_load_without_a_failed_handshake() -> Result<()> {
+    const ROTATIONS: usize = 1000;
+    needs_kernel!();
+    let site = FromApi::new()?;
+    let mut wanted = site.rotate(false)?;
+    site.serves(&wanted)?;
+    let outside = &site.stage.client;
+    let (ca, node) = (site.ca.display().to_string(), site.stage.topology.node().v4().to_string());
+    let mut command = outside.command("/usr/bin/python3");
+    command.args(["-c", LOAD, &ca, &node, HOST, "8443"]);
+    let mut load = outside.spawn("load", command)?;
+    load.says("begun", SOON)?;
+    let generation = || Ok::<_, anyhow::Error>(site.agent.metrics()?.sum("weir_config_generation", &[]));
+    for round in 1..=ROTATIONS {
+        let before = generation()?;
+        // Every tenth is broken, and the one before stays.
+        let (broken, made) = (round % 10 == 0, site.rotate(round % 10 == 0)?);
+        wait::until(SOON, "the change is in force", || Ok(generation()? > before))?;
+        if !broken {
+            wanted = made;
+        }
+        if round % 50 == 0 {
+            site.serves(&wanted)?;
+        }
+    }
+    let said = "tls.key of Secret demo/shop cannot be read";
+    wait::until(SOON, "the log says what is wrong", || Ok(site.agent.stderr()?.contains(said)))?;
+    load.close_stdin();
+    let seen = of_load(&load.outcome(SOON)?.success()?.text())?;
+    assert!(seen > 1, "{seen} certificates were seen");
+    Ok(())
+}
+
+/// Serves HTTP in TLS, and says who was asked for, in what.
+const VAULT: &str = r#"
+import http.server, ssl, sys
+names = []
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+context.sni_callback = lambda stream, name, context: names.append(name)
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        text = f"{self.headers['host']} as {names[-1]} in {self.request.version()}".encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+server = http.server.ThreadingHTTPServer((sys.argv[2], 9443), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("begun", flush=True)
+server.serve_forever()
+"#;
+
+/// A Gateway of plain HTTP before a Service whose endpoints speak TLS.
+const BEFORE_VAULT: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: plain, namespace: demo}
+spec: {gatewayClassName: weir, listeners: [{name: http, port: 8081, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: vault, namespace: demo}
+spec: {parentRefs: [{name: plain}], rules: [{backendRefs: [{name: vault, port: 443}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: vault, namespace: demo}
+spec:
+  targetRefs: [{group: '', kind: Service, name: vault}]
+  validation: {hostname: vault.internal, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}
+---
+";
+
+#[test]
+fn a_backend_tls_policy_from_the_api_holds_with_its_config_map_and_without_it_nothing_is_sent() -> Result<()>
+{
+    needs_kernel!();
+    let site = FromApi::new()?;
+    let server = &site.stage.servers[0];
+    let (chain, key) = site.authority.pair("vault.internal")?;
+    let pem = site.stage.topology.dir().join("vault.pem");
+    fs::write(&pem, chain + &key)?;
+    let mut command = server.command("/usr/bin/python3");
+    command.args(["-c", VAULT, &pem.display().to_string(), &server.at(9443).ip().to_string()]);
+    let mut vault = server.spawn("vault", command)?;
+    vault.says("begun", SOON)?;
+    let service = Service::new("vault", 443).cluster_ip([10, 96, 0, 30]).endpoints([server.at(9443)]);
+    site.server.put_manifest(&service.yaml())?;
+    site.server.put_manifest(BEFORE_VAULT)?;
+    let map = |text: &str| {
+        serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "ca", "namespace": "demo"}, "data": {"ca.crt": text}})
+    };
+    let url = format!("http://{}/a", site.stage.topology.node().at(8081));
+    let asked = || -> Result<String> {
+        let asked = site.stage.client.curl(["--max-time", "20", "--write-out", " %{http_code}", &url])?;
+        Ok(asked.text())
+    };
+    let becomes = |end: &str| {
+        wait::until(SOON, "the answer is another", || Ok(asked()?.ends_with(end)))
+            .with_context(|| format!("{:?}; the agent says {:?}", asked(), site.agent.stderr()))
+    };
+    becomes(" 500")?;
+    site.server.put(map(&site.authority.pem))?;
+    let host = site.stage.topology.node().at(8081);
+    becomes(&format!("{host} as vault.internal in TLSv1.3 200"))?;
+    // Others than those that have signed its certificate.
+    site.server.put(map(&Authority::new()?.pem))?;
+    becomes(" 503")?;
+    site.server.delete(&map(""))?;
+    becomes(" 500")?;
+    let said = "there is no ConfigMap demo/ca";
+    wait::until(SOON, "the log says what is missing", || Ok(site.agent.stderr()?.contains(said)))?;
+    // By name, in its namespace: never a list of all.
+    let asked = site.server.asked();
+    let maps: Vec<_> = asked.iter().filter(|one| one.plural == "configmaps").collect();
+    assert!(!maps.is_empty());
+    for one in maps {
+        assert!(one.path.starts_with("/api/v1/namespaces/demo/configmaps?"), "{one:?}");
+    }
     Ok(())
 }
 
