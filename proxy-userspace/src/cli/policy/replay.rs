@@ -101,8 +101,7 @@ impl World {
             true => End::Pod(line.source_workload.clone()),
             false => End::Address(line.downstream_remote_address.ip()),
         };
-        let is_request = line.protocol.starts_with("HTTP/");
-        let http = is_request.then(|| Http {
+        let http = line.is_request().then(|| Http {
             method: line.method.clone(),
             path: line.path.clone(),
             host: line.authority.clone(),
@@ -143,6 +142,11 @@ impl World {
 }
 
 impl Line {
+    /// Policies decided about a request, whatever its connection became then.
+    fn is_request(&self) -> bool {
+        !matches!(self.protocol.as_str(), "TCP" | "TLS")
+    }
+
     /// What policies decided then.
     fn fate(&self) -> Fate {
         match (self.response_code, self.response_code_details.as_str()) {
@@ -160,5 +164,25 @@ impl fmt::Display for Change {
             f,
             "line {line}: {method} {path:?} from {from} to {to}: was {was}, would be {would_be} ({because})"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_tunnel_by_upgrade_is_replayed_as_the_request_that_asked_for_it() {
+        for (protocol, is_request) in
+            [("HTTP/1.1", true), ("WebSocket", true), ("Upgrade", true), ("TCP", false)]
+        {
+            let line = serde_json::json!({
+                "method": "GET", "path": "/chat", "protocol": protocol, "authority": "web", "response_code": 101,
+                "response_code_details": "via_upstream", "upstream_host": "10.0.0.1:80",
+                "downstream_remote_address": "10.0.0.2:1",
+            });
+            assert_eq!(serde_json::from_value::<Line>(line).unwrap().is_request(), is_request, "{protocol}");
+        }
     }
 }
