@@ -138,6 +138,8 @@ struct Changed {
     classes: Vec<Arc<Class>>,
     /// Everybody's class may be another one.
     all_classes: bool,
+    /// Prefixes went.
+    fewer_nets: bool,
 }
 
 /// Adds to a digest that does not depend on order, or takes from it.

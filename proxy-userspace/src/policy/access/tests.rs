@@ -346,6 +346,76 @@ pub(crate) fn addresses() -> impl Iterator<Item = IpAddr> {
     (0..9).map(address)
 }
 
+/// A pod at the address 0, whose ingress is for these peers alone.
+fn guarded(peer: Peer) -> Cluster {
+    let ports = Ports { transports: Transports::ALL, span: Span::Numbers(0, 65535) };
+    let rule = AccessRule {
+        name: "r".into(),
+        peers: vec![peer],
+        ports: vec![ports],
+        action: Action::Allow,
+        line: 0,
+    };
+    let rules =
+        DirectionRules { default_deny: true, rules: vec![Arc::new(rule)], ..DirectionRules::default() };
+    let policy = AccessPolicy {
+        name: "p".into(),
+        subject: Selector::default(),
+        ingress: Some(rules),
+        egress: None,
+        audit: false,
+    };
+    let pod = PodFacts {
+        name: name_of(0).into(),
+        uid: None,
+        labels: Labels {
+            namespace: "n0".into(),
+            own: [("k0".to_owned(), "v0".to_owned())].into(),
+            service_account: "default".into(),
+        },
+        addresses: vec![address(0)],
+        ports: Vec::new(),
+        node: None,
+        on_host: false,
+        leaving: false,
+        created: 0,
+    };
+    let mut cluster = Cluster::default();
+    cluster.apply(Change::Pod(pod));
+    cluster.apply(Change::Policy(0, vec![policy]));
+    cluster
+}
+
+#[test]
+fn an_address_that_leaves_a_service_is_no_endpoint_of_it_any_more() {
+    let mut cluster = guarded(Peer::Service { namespace: "default".into(), name: "s1".into() });
+    let (mut builder, register) = (AccessBuilder::default(), Arc::<Register>::default());
+    for endpoints in [vec![2, 6], vec![0], vec![6], vec![]] {
+        cluster.apply(Change::Service(1, endpoints));
+        cluster.tell(&mut builder);
+        check(&cluster, &builder.build(&register));
+    }
+}
+
+#[test]
+fn a_prefix_of_a_policy_that_went_is_held_against_nobody() {
+    let mut cluster = guarded(Peer::Anyone);
+    let block = Peer::Block { net: Net::host(address(6)), except: Vec::new(), whose: Whose::Anybodys };
+    let of_block = guarded(block).policies.remove("policy0").unwrap();
+    let (mut builder, register) = (AccessBuilder::default(), Arc::<Register>::default());
+    for parts in [of_block.clone(), Vec::new(), of_block, cluster.policies["policy0"].clone()] {
+        cluster.apply(Change::Policy(1, parts.clone()));
+        cluster.apply(Change::Policy(0, Vec::new()));
+        cluster.tell(&mut builder);
+        let access = builder.build(&register);
+        check(&cluster, &access);
+        let own = access.prefixes().any(|(net, _)| net == Net::host(address(6)));
+        let blocks = parts.iter().flat_map(|part| part.ingress.iter().flat_map(|rules| &rules.rules));
+        let named = blocks.flat_map(|rule| &rule.peers).any(|peer| matches!(peer, Peer::Block { .. }));
+        assert_eq!(own, named);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

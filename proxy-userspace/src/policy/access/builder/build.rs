@@ -230,6 +230,7 @@ impl AccessBuilder {
             if *uses == 0 {
                 self.net_uses.remove(net);
                 self.nets.remove(*net);
+                self.changed.fewer_nets = true;
             }
         }
     }
@@ -277,7 +278,8 @@ impl AccessBuilder {
         let touched = |net: &Net| all || changed.iter().any(|(one, _)| one.covers(*net));
         let known = self.net_uses.keys().chain(&Net::ALL).chain(&self.outside);
         nets.extend(known.filter(|net| touched(net)));
-        if nets.is_empty() && self.access.nodes.iter().all(|class| class.id != 0) {
+        if nets.is_empty() && !self.changed.fewer_nets && self.access.nodes.iter().all(|class| class.id != 0)
+        {
             return;
         }
         for net in nets {
@@ -302,6 +304,7 @@ impl AccessBuilder {
         let gone: Vec<_> = self.outside.difference(&outside).copied().collect();
         for net in gone.into_iter().filter(|net| !self.net_uses.contains_key(net)) {
             self.nets.remove(net);
+            self.changed.fewer_nets = true;
         }
         let changed =
             |net: &&Net| !self.outside.contains(*net) || self.changed.addresses.contains(&net.address());
