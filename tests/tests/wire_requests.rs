@@ -87,6 +87,7 @@ fn targets() -> Vec<Row> {
         row("P14", 400, line("GET / http/1.1")),
         row("P14", 505, line("GET / HTTP/1.2")),
         row("P14", 501, line("get / HTTP/1.1")),
+        row("P14", 405, line("TRACE / HTTP/1.1")),
         row("P15", 414, get(&format!("/{}", "a".repeat(9000)))),
         row("P15", 431, with(&vec!["X: y"; 101].join("\r\n"))),
         row("P15", 431, with(&vec![format!("X: {}", "y".repeat(15_000)); 5].join("\r\n"))),
@@ -217,6 +218,25 @@ fn p7_p9_what_is_matched_is_what_is_forwarded_in_every_lane() -> Result<()> {
                 assert_eq!(answer.json()?["line"], format!("GET {seen} HTTP/1.1"), "{sent}");
             }
         }
+    }
+    Ok(())
+}
+
+/// RFC 9110 section 7.6.2.
+#[test]
+fn a_request_that_may_go_no_further_is_answered_here_in_every_lane() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&["--acceleration=on", "--splice-control=0%"])?;
+    let mut relayed = Conversation::start(&scene.client, WEB)?;
+    let mut carried = Conversation::start(&scene.client, WEB)?;
+    carried.arm(&scene)?;
+    for client in [&mut relayed, &mut carried] {
+        let mut with = |hops: &str| -> Result<u16> {
+            let request = format!("OPTIONS / HTTP/1.1\r\nHost: demo\r\nMax-Forwards: {hops}\r\n\r\n");
+            Ok(client.ask(&request)?.status)
+        };
+        assert_eq!((with("0")?, with("1")?, with("0")?), (204, 200, 204));
+        assert_eq!(with("x")?, 400);
     }
     Ok(())
 }
