@@ -177,7 +177,7 @@ for path in [b'/public'] * 10 + [b'/admin']:
 ";
     let said = python(&scene.client, code)?;
     if said.trim() == "none" {
-        println!("no io_uring on this machine");
+        eprintln!("no io_uring on this machine");
         return Ok(());
     }
     let statuses: Vec<_> = said.split_whitespace().collect();

@@ -33,7 +33,7 @@ pub fn agrees(bytes: &[u8]) -> usize {
     let mut cuts =
         Cuts(rest.iter().fold(u64::from(*how) | 1, |sum, byte| sum.rotate_left(7) ^ u64::from(*byte)));
     are_counted_however_cut(rest, times, pause, &mut cuts);
-    requests(rest, &mut cuts).into_iter().filter(|request| is_one_message(request)).count()
+    requests(rest, &mut cuts).into_iter().filter(is_one_message).count()
 }
 
 /// Pseudo-random lengths, the same for the same bytes.
@@ -57,7 +57,7 @@ fn are_counted_however_cut(bytes: &[u8], times: u8, pause: Duration, cuts: &mut 
     let mut before = None;
     for n in 0..=times {
         let now = begun + pause * n.into();
-        let next = if n == 0 { &PREFACE[..] } else { bytes };
+        let next = if n == 0 { PREFACE } else { bytes };
         whole.read(next, now);
         next.chunks(1).for_each(|byte| single.read(byte, now));
         let mut rest = next;
