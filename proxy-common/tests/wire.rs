@@ -151,7 +151,7 @@ fn s25_an_expectation_is_unsure() {
 #[test]
 fn a_request_that_counts_its_hops_is_unsure() {
     all([with_line("Max-Forwards: 0"), with_line("max-forwards:10")], Unsure::HopByHop);
-    assert!(scan(&format!("OPTIONS / HTTP/1.1~Host: h~Max-Forward: 1~~")).is_ok());
+    assert!(scan("OPTIONS / HTTP/1.1~Host: h~Max-Forward: 1~~").is_ok());
 }
 
 #[test]
