@@ -20,6 +20,7 @@ pub(crate) use framer::{Framer, Part};
 pub(crate) use head::HEAD_MAX;
 pub(crate) use oddity::{Oddity, Refusal};
 
+#[cfg(not(fuzzing))]
 use crate::config::Config;
 use http::HeaderMap;
 
@@ -46,6 +47,7 @@ pub(crate) struct Rules {
     pub(crate) upgrades: Vec<String>,
 }
 
+#[cfg(not(fuzzing))]
 impl From<&Config> for Rules {
     fn from(config: &Config) -> Self {
         let websocket = std::iter::once("websocket".to_owned());

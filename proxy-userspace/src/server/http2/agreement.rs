@@ -83,8 +83,23 @@ fn is_too_much(mut bytes: &[u8]) -> bool {
     while let Some((head, rest)) = bytes.split_at_checked(9) {
         let (kind, is_settings) = (head[3], head[3] == 4);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & (u32::MAX >> 1);
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        // RFC 9113 sections 6.3 to 6.9.
+        let odd = match (kind, length) {
+            (2, 5) | (3 | 8, 4) | (6, 8) => false,
+            (4, length) => {
+                if head[4] & 1 == 1 {
+                    length > 0
+                } else {
+                    length % 6 > 0
+                }
+            }
+            (7, length) => length < 8,
+            (2 | 3 | 6 | 8, _) => true,
+            _ => false,
+        };
         let left = match kind {
-            _ if first && !is_settings => None,
+            _ if odd || first && !is_settings => None,
             0 | 5 | 7 | 9 => Some(()),
             1 => {
                 control = if stream > streams { 1000.min(control + 2) } else { control };
@@ -102,7 +117,6 @@ fn is_too_much(mut bytes: &[u8]) -> bool {
             return true;
         }
         first = false;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         bytes = rest.get(length..).unwrap_or_default();
     }
     false
