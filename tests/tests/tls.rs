@@ -12,6 +12,7 @@ use weir_tests::{
     needs_kernel,
     pod::Pod,
     process::Outcome,
+    requirements,
     scene::{PORT, Scene, Stage},
     wait,
 };
@@ -169,6 +170,53 @@ fn curl_of_either_version_is_served_at_a_gateway_and_at_an_ingress() -> Result<(
     assert!(expiry > 1.7e9, "{expiry}");
     Ok(())
 }
+
+/// Prints the digest of a certificate's public key, as Chromium wants it.
+const KEY_DIGEST: &str = "openssl s_client -connect $0:8443 -servername $1 </dev/null 2>/dev/null | \
+    openssl x509 -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | openssl base64";
+
+#[test]
+fn chromium_shows_a_page_that_came_by_http_2_over_tls() -> Result<()> {
+    needs_kernel!();
+    if !requirements::program("chromium") {
+        return Ok(());
+    }
+    let site = Site::new(&[])?;
+    let node = site.scene.topology.node().v4().to_string();
+    let digest = site.outside.run("sh", ["-c", KEY_DIGEST, &node, HOST], SOON)?.success()?.text();
+    let home = site.scene.topology.dir().join("chromium");
+    fs::create_dir(&home)?;
+    let mut command = site.outside.command("chromium");
+    command.env("HOME", &home).args(BROWSER).args([
+        format!("--user-data-dir={}", home.join("profile").display()),
+        format!("--host-resolver-rules=MAP {HOST} {node}"),
+        // No authority that it knows has signed the certificate: it trusts this key.
+        format!("--ignore-certificate-errors-spki-list={}", digest.trim()),
+        "--dump-dom".to_owned(),
+        format!("https://{HOST}:8443/a?nonce=4711"),
+    ]);
+    let shown = site.outside.spawn("chromium", command)?.outcome(Duration::from_secs(90))?.success()?.text();
+    assert!(shown.contains("<html") && shown.contains("server1") && shown.contains("4711"), "{shown}");
+    let lines = site.scene.agent.logged(1)?;
+    let page = lines.iter().find(|line| line["path"] == "/a?nonce=4711").context("no record of the page")?;
+    assert_eq!((&page["protocol"], &page["response_code"]), (&"HTTP/2".into(), &200.into()), "{page}");
+    assert_eq!(page["tls_version"], "TLSv1.3", "{page}");
+    assert!(page["user_agent"].as_str().unwrap().contains("Chrome/"), "{page}");
+    Ok(())
+}
+
+/// Without a window, and without the connections to its maker that a browser makes by itself.
+const BROWSER: [&str; 9] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
 
 #[test]
 fn a_crash_leaves_no_core_file_with_keys_in_it() -> Result<()> {

@@ -89,6 +89,7 @@ const PACKAGES: &[(Group, &str, &str, &str)] = &[
     (Group::Peers, "default-jdk-headless", "javac", "server and client in the tests"),
     (Group::Peers, "golang-go", "go", "server in the tests"),
     (Group::Peers, "nghttp2-client", "h2load", "HTTP/2 clients in the tests"),
+    (Group::Peers, "chromium", "chromium", "a browser in the tests"),
     (Group::Schemas, "python3", "python3", "runs kubernetes-validate"),
     (Group::Bench, "wrk", "wrk", "checks our own load generator"),
 ];
