@@ -117,14 +117,29 @@ impl<'a> World<'a> {
         };
         let port = backend.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
         let ports = tcp_ports(&service);
-        if !ports.iter().any(|one| one.port == i32::from(port)) {
+        let Some(found) = ports.iter().find(|one| one.port == i32::from(port)) else {
             let text = format!("Service {namespace}/{name} has no TCP port {port}");
             return unresolved("BackendNotFound", text);
-        }
+        };
         if let Some(text) = is_name_alone(&service, namespace, name) {
             return unresolved("InvalidKind", text);
         }
-        Ok(self.destination(format!("{namespace}/{name}:{port}")))
+        let cluster = format!("{namespace}/{name}:{port}");
+        match self.wants_tls(found, &cluster) {
+            Some(text) => unresolved("UnsupportedProtocol", text),
+            None => Ok(self.destination(cluster)),
+        }
+    }
+
+    /// Why nobody can speak to a port as it wants, though it is known to want TLS: nothing says whom to trust,
+    /// and in clear text no server of TLS understands a request.
+    fn wants_tls(&self, port: &ServicePort, cluster: &str) -> Option<String> {
+        let said = port.app_protocol.as_deref().filter(|said| is_encrypted(said))?;
+        let told = format!(
+            "Service port {cluster} speaks {} (appProtocol): a BackendTLSPolicy has to say whom to trust there",
+            quoted(said)
+        );
+        (!self.trusts.concern(cluster)).then_some(told)
     }
 
     /// A cluster, unless a policy that cannot be obeyed is in the way.
@@ -159,13 +174,26 @@ impl<'a> World<'a> {
             None => Some(one.port) == number,
         };
         match tcp_ports(&service).iter().copied().find(wanted) {
-            Some(port) => Ok(self.destination(format!("{namespace}/{name}:{}", port.port))),
+            Some(port) => {
+                let cluster = format!("{namespace}/{name}:{}", port.port);
+                match self.wants_tls(port, &cluster) {
+                    Some(text) => missing(text),
+                    None => Ok(self.destination(cluster)),
+                }
+            }
             None => {
                 let port = port_name.map_or_else(|| number.unwrap_or_default().to_string(), quoted);
                 missing(format!("Service {namespace}/{name} has no TCP port {port}"))
             }
         }
     }
+}
+
+/// HTTP within TLS, by IANA's name, Kubernetes' own, or the ones that service meshes agree on.
+fn is_encrypted(app_protocol: &str) -> bool {
+    ["https", "kubernetes.io/wss", "wss", "grpcs", "tls"]
+        .iter()
+        .any(|one| app_protocol.eq_ignore_ascii_case(one))
 }
 
 fn tcp_ports(service: &Service) -> Vec<&ServicePort> {

@@ -98,6 +98,11 @@ impl Trusts {
         }
     }
 
+    /// Whether a policy is about a cluster, one that can be obeyed or not.
+    pub(super) fn concern(&self, cluster: &str) -> bool {
+        self.0.contains_key(cluster)
+    }
+
     /// Why no request may go to a cluster, whatever rules say.
     pub(super) fn forbids(&self, cluster: &str) -> Option<&str> {
         self.0.get(cluster)?.proof.as_ref().err().map(|why| &**why)

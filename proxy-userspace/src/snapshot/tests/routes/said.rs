@@ -238,6 +238,26 @@ fn an_external_name_is_no_backend_and_each_who_refers_to_it_is_told_so() {
 }
 
 #[test]
+fn a_backend_that_speaks_tls_needs_a_policy_that_says_whom_to_trust() {
+    let secure = service("safe", "clusterIP: 10.96.0.7", "{port: 443, appProtocol: https}");
+    let text =
+        format!("{GATEWAY}{}{secure}", route("r", "rules: [{backendRefs: [{name: safe, port: 443}]}]"));
+    let (snapshot, findings) = findings_of(&text);
+    assert_eq!(said(&snapshot, "HTTPRoute", "r")[1], "ResolvedRefs=false UnsupportedProtocol");
+    assert_eq!(leads(&snapshot, "path=/"), "500");
+    let named =
+        |one: &String| one.contains("HTTPRoute default/r") && one.contains("a BackendTLSPolicy has to say");
+    assert!(findings.iter().any(named), "{findings:?}");
+    let policy = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p}\n\
+                  spec: {targetRefs: [{group: '', kind: Service, name: safe}], \
+                  validation: {hostname: safe.example.com, wellKnownCACertificates: System}}\n---\n";
+    let (snapshot, findings) = findings_of(&format!("{policy}{text}"));
+    assert!(!findings.iter().any(named), "{findings:?}");
+    let resolved = said(&snapshot, "HTTPRoute", "r");
+    assert!(!resolved.iter().any(|one| one.contains("UnsupportedProtocol")), "{resolved:?}");
+}
+
+#[test]
 fn a_filter_cannot_touch_what_frames_a_message() {
     let rule = "rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Content-Length]}}], \
                 backendRefs: [{name: web, port: 80}]}]";
