@@ -79,6 +79,8 @@ fn f19_a_reader_that_does_not_read_costs_lines_and_never_blocks_the_data_path() 
     const LINES: usize = 5000;
     let dropped = Counter::default();
     let (mut read, write) = pipe();
+    // Less than a queue of lines, so that the writer is stuck however late it gets to run.
+    rustix::pipe::fcntl_setpipe_size(&write, 4096).unwrap();
     let log = on(write, 64, &dropped);
     let started = Instant::now();
     (0..LINES).for_each(|number| log.write(numbered(number)));
