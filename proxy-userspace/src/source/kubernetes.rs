@@ -20,9 +20,10 @@ mod write;
 use super::{finding::Severity, publisher::Publisher};
 use crate::status::Degraded;
 use anyhow::Context as _;
-use cache::{Cache, Unwritten};
+use cache::{Cache, Pending, Unwritten};
 pub use client::Access;
 use follow::{Follower, Sighting};
+use futures_util::future::OptionFuture;
 use kind::{CONFIG_MAPS, KINDS, SECRETS};
 use report::{Reporter, Sayings};
 use singles::Singles;
@@ -35,6 +36,7 @@ use std::{
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
+    task::{JoinError, JoinHandle},
     time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 
@@ -161,6 +163,8 @@ impl Cluster {
     async fn run(mut self) {
         let mut keep = interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Beside everything else: a disk may take its time, and changes wait for nobody.
+        let mut keeping = None;
         self.follow_singles();
         loop {
             let sighting = tokio::select! {
@@ -177,8 +181,15 @@ impl Cluster {
                     }
                     continue;
                 }
-                _ = keep.tick() => {
-                    self.keep().await;
+                _ = keep.tick(), if keeping.is_none() => {
+                    keeping = Some(self.keep());
+                    continue;
+                }
+                written = OptionFuture::from(keeping.as_mut()), if keeping.is_some() => {
+                    keeping = None;
+                    if let Some(written) = written {
+                        self.kept(written);
+                    }
                     continue;
                 }
             };
@@ -210,16 +221,20 @@ impl Cluster {
     }
 
     /// Writes what changed to disk.
-    async fn keep(&mut self) {
+    fn keep(&mut self) -> JoinHandle<Written> {
         let pending = self.state.take_pending();
         let (cache, time) = (self.cache.clone(), SystemTime::now() - self.publisher.freshness().staleness());
-        let written = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let written = if pending.is_empty() { Ok(()) } else { cache.write(&pending) };
             let marked =
                 written.and_then(|()| cache.mark(time).map_err(|error| Unwritten::Base(error.into())));
             marked.map_err(|unwritten| (unwritten, pending))
-        });
-        let error = match written.await {
+        })
+    }
+
+    /// What became of it.
+    fn kept(&mut self, written: Result<Written, JoinError>) {
+        let error = match written {
             Ok(Ok(())) => return self.publisher.board().recovered(KEPT),
             Ok(Err((Unwritten::Failed(error), pending))) => {
                 self.state.put_back(pending);
@@ -260,6 +275,9 @@ impl Cluster {
         self.sayings.send_replace(Sayings { objects: self.state.objects().clone(), statuses, findings });
     }
 }
+
+/// What was to be written, where it was not.
+type Written = Result<(), (Unwritten, Pending)>;
 
 /// A cluster that is followed; ends when dropped.
 #[derive(Debug)]
