@@ -287,7 +287,6 @@ fn settings(options: &LoadOptions, layout: Option<KernelLayout>) -> Settings {
     }
 }
 
-/// The sk_msg program must sit on the map before sockets join it.
 /// The cgroup whose processes are steered.
 fn steered(options: &LoadOptions, root: &Path) -> anyhow::Result<PathBuf> {
     if options.steer_host {
@@ -304,6 +303,7 @@ fn place_pods(options: &LoadOptions, root: &Path, settings: &mut Settings) -> an
     Ok(pods)
 }
 
+/// The sk_msg program must sit on the map before sockets join it.
 fn attach_msg(ebpf: &mut Ebpf, tables: &Tables) -> anyhow::Result<()> {
     let sockets = tables.sockets.lock();
     let msg: &mut SkMsg = program(ebpf, "weir_msg")?;
