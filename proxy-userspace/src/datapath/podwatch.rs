@@ -85,7 +85,11 @@ struct Watched {
 impl Watched {
     fn new(parent: &Path, wake: SyncSender<()>) -> Self {
         let tell = wake.clone();
-        let inotify = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+        let inotify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // A look opens directories, which is an event as well: it would be followed by the next one for ever.
+            if event.is_ok_and(|event| event.kind.is_access()) {
+                return;
+            }
             // Full: a look is due anyway.
             let _ = tell.try_send(());
         });
@@ -129,6 +133,23 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn a_look_at_pods_is_no_reason_for_another_one() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::create_dir_all(parent.path().join("burstable/poda")).unwrap();
+        let (wake, signals) = sync_channel(1);
+        let mut watched = Watched::new(parent.path(), wake);
+        watched.follow();
+        assert_eq!(signals.recv(), Ok(()), "what was made before the watch");
+        while signals.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        watched.follow();
+        assert_eq!(pods(parent.path()).len(), 1);
+        let woken = signals.recv_timeout(Duration::from_millis(300));
+        assert_eq!(woken, Err(RecvTimeoutError::Timeout), "the look itself");
+        fs::create_dir(parent.path().join("burstable/podb")).unwrap();
+        assert_eq!(signals.recv_timeout(Duration::from_secs(10)), Ok(()), "a pod");
     }
 
     #[test]
