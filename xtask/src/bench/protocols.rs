@@ -33,17 +33,50 @@ pub(crate) struct Args {
     /// Idle connections whose memory is measured, as far as the limit of open files carries; 0: none.
     #[arg(long, default_value_t = 10_000)]
     idle: u32,
+    /// Only these protocols.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Protocol::ALL)]
+    protocol: Vec<Protocol>,
+    /// Beside the agent only these proxies, of those that are installed; without a value: none.
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 0.., default_values_t = Proxy::OTHERS)]
+    beside: Vec<Proxy>,
+}
+
+impl Args {
+    /// As a command line has them.
+    fn words(&self) -> Vec<String> {
+        let list = |all: Vec<&str>| all.join(",");
+        let mut words = vec![
+            format!("--rounds={}", self.rounds),
+            format!("--window-ms={}", self.window_ms),
+            format!("--idle={}", self.idle),
+            format!("--protocol={}", list(self.protocol.iter().map(|one| one.name()).collect())),
+            "--beside".to_owned(),
+        ];
+        words.extend(
+            (!self.beside.is_empty()).then(|| list(self.beside.iter().map(|one| one.name()).collect())),
+        );
+        words
+    }
+
+    /// What is measured, in the order in which it is run and shown.
+    fn shapes(&self) -> impl Iterator<Item = Shape> {
+        shapes().into_iter().filter(|shape| self.protocol.contains(&shape.protocol))
+    }
 }
 
 /// Load before what counts.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// What client and proxy speak.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Protocol {
+    #[value(name = "h1")]
     Http1,
+    #[value(name = "h2c")]
     Http2,
+    #[value(name = "tls-h1")]
     TlsHttp1,
+    #[value(name = "tls-h2")]
     TlsHttp2,
 }
 
@@ -163,8 +196,7 @@ pub(crate) fn protocols(args: &Args) -> Result<()> {
     let mut command = exec::as_root("env");
     command.arg(format!("WEIR_BIN={}", weir.display()));
     command.arg(weir.with_file_name("xtask")).arg("bench-protocols");
-    command.arg(format!("--rounds={}", args.rounds)).arg(format!("--window-ms={}", args.window_ms));
-    command.arg(format!("--idle={}", args.idle));
+    command.args(args.words());
     let _ignored = Interrupt::watch()?;
     exec::run(&mut command)
 }
@@ -173,7 +205,7 @@ pub(crate) fn protocols(args: &Args) -> Result<()> {
 pub(crate) fn measure(args: &Args) -> Result<()> {
     ensure!(exec::is_root(), "namespaces and BPF need root: use `cargo xtask bench protocols`");
     let interrupt = Interrupt::watch()?;
-    let proxies = Proxy::installed();
+    let proxies = Proxy::installed(&args.beside);
     let versions = proxies.iter().map(|proxy| Ok((proxy.to_string(), proxy.version()?)));
     let versions: BTreeMap<_, _> = versions.collect::<Result<_>>()?;
     for (name, version) in &versions {
@@ -182,9 +214,9 @@ pub(crate) fn measure(args: &Args) -> Result<()> {
     let site = Site::new()?;
     let cases = rounds(args, &site, &proxies, &interrupt)?;
     if !cases.is_empty() {
-        println!("{}", table(&cases, &proxies));
+        println!("{}", table(&cases, args.shapes(), &proxies));
     }
-    let idle = idle(args.idle.min(room()), &site, &proxies, &interrupt)?;
+    let idle = idle(args, &site, &proxies, &interrupt)?;
     if !idle.is_empty() {
         println!("{}", idle_table(&idle, &proxies));
     }
@@ -205,7 +237,7 @@ fn rounds(args: &Args, site: &Site, proxies: &[Proxy], interrupt: &Interrupt) ->
                 continue;
             };
             let stand = site.raise(proxy)?;
-            for shape in shapes() {
+            for shape in args.shapes() {
                 interrupt.check()?;
                 let named = || format!("{proxy}: {shape}");
                 // What it keeps for later requests is made first. Of few connections: h2load never ends where
@@ -228,10 +260,11 @@ fn room() -> u32 {
     u32::try_from((files / 2).saturating_sub(500)).unwrap_or(u32::MAX)
 }
 
-fn idle(count: u32, site: &Site, proxies: &[Proxy], interrupt: &Interrupt) -> Result<Vec<Idle>> {
+fn idle(args: &Args, site: &Site, proxies: &[Proxy], interrupt: &Interrupt) -> Result<Vec<Idle>> {
+    let count = args.idle.min(room());
     let mut all = Vec::new();
     for &proxy in proxies {
-        for protocol in Protocol::ALL.into_iter().filter(|_| count > 0) {
+        for &protocol in args.protocol.iter().filter(|_| count > 0) {
             interrupt.check()?;
             // A fresh one: memory that was used once is seldom given back.
             let stand = site.raise(proxy)?;
@@ -244,14 +277,14 @@ fn idle(count: u32, site: &Site, proxies: &[Proxy], interrupt: &Interrupt) -> Re
 }
 
 /// Medians of the agent, and beside them its ratios to the others.
-fn table(cases: &[Case], proxies: &[Proxy]) -> Table {
+fn table(cases: &[Case], shapes: impl Iterator<Item = Shape>, proxies: &[Proxy]) -> Table {
     let others: Vec<_> = proxies.iter().copied().filter(|proxy| *proxy != Proxy::Weir).collect();
     let mut head = ["requests", "req/s", "p99 us", "CPU us"].map(str::to_owned).to_vec();
     head.extend(
         others.iter().flat_map(|other| [format!("/{other} req/s"), "p99".to_owned(), "CPU".to_owned()]),
     );
     let mut table = framed(head);
-    for shape in shapes() {
+    for shape in shapes {
         let of = |proxy, figure: fn(&Case) -> f64| {
             let these = cases.iter().filter(move |case| case.proxy == proxy && case.shape == shape);
             these.map(figure).collect::<Vec<_>>()
@@ -281,7 +314,8 @@ fn idle_table(idle: &[Idle], proxies: &[Proxy]) -> Table {
     let count = idle.first().map_or(0, |one| one.connections);
     let head = std::iter::once(format!("KiB an idle connection, of {count}"));
     let mut table = framed(head.chain(proxies.iter().map(ToString::to_string)).collect());
-    for protocol in Protocol::ALL {
+    let measured = |protocol: &Protocol| idle.iter().any(|one| one.protocol == *protocol);
+    for protocol in Protocol::ALL.into_iter().filter(measured) {
         let cell = |proxy: &Proxy| {
             let found = idle.iter().find(|one| one.proxy == *proxy && one.protocol == protocol);
             found.map_or_else(String::new, |one| format!("{:.1}", one.kib_each))
@@ -335,7 +369,7 @@ mod tests {
                 [case(round, Proxy::Weir, ours), case(round, Proxy::Nginx, theirs)]
             })
             .collect();
-        let text = table(&cases, &[Proxy::Weir, Proxy::Nginx]).to_string();
+        let text = table(&cases, shapes().into_iter(), &[Proxy::Weir, Proxy::Nginx]).to_string();
         let row = text.lines().find(|line| line.contains("h1, 32 x 1, 100 B")).unwrap_or_default();
         assert!(row.split('|').any(|cell| cell.trim() == "1.00"), "{text}");
         assert!(row.split('|').any(|cell| cell.trim() == "4"), "{text}");

@@ -17,9 +17,10 @@ const WORKERS: usize = 2;
 const ROOM: [&str; 3] = ["--access-log=off", "--max-connections=19000", "--max-connections-per-client=19000"];
 
 /// A proxy.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Proxy {
+    #[value(skip)]
     Weir,
     Nginx,
     Haproxy,
@@ -34,27 +35,34 @@ pub(super) enum Running {
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Weir => "weir",
-            Self::Nginx => "nginx",
-            Self::Haproxy => "haproxy",
-            Self::Envoy => "envoy",
-        })
+        f.pad(self.name())
     }
 }
 
 impl Proxy {
-    /// Those that are on this machine.
-    pub(super) fn installed() -> Vec<Self> {
-        let all = [Self::Weir, Self::Nginx, Self::Haproxy, Self::Envoy];
-        all.into_iter().filter(|proxy| *proxy == Self::Weir || proxy.program().is_some()).collect()
+    /// What the agent is compared with.
+    pub(super) const OTHERS: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Envoy];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Weir => "weir",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+        }
+    }
+
+    /// The agent, and those of the others that are on this machine.
+    pub(super) fn installed(others: &[Self]) -> Vec<Self> {
+        let others = others.iter().copied().filter(|proxy| proxy.program().is_some());
+        std::iter::once(Self::Weir).chain(others).collect()
     }
 
     fn program(self) -> Option<PathBuf> {
         match self {
             Self::Weir => None,
             Self::Envoy => exec::which("envoy").or_else(setup::envoy),
-            Self::Nginx | Self::Haproxy => exec::which(&self.to_string()),
+            Self::Nginx | Self::Haproxy => exec::which(self.name()),
         }
     }
 
