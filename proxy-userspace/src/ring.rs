@@ -4,6 +4,7 @@
 
 mod admission;
 mod bodies;
+mod client_certificates;
 mod combinations;
 mod conformance;
 mod edge;

@@ -2,16 +2,20 @@
 //! that begins here: what endpoints have to prove.
 
 mod accept;
+mod clients;
 mod credentials;
 pub(crate) mod hello;
 mod keyring;
+mod peer;
 mod proof;
 mod terms;
 
 pub(crate) use accept::accept;
+pub(crate) use clients::{Clients, Mode};
 pub(crate) use credentials::{Credentials, Flaw, names_of};
 pub(crate) use keyring::Held;
 pub use keyring::Keyring;
+pub use peer::Peer;
 pub(crate) use proof::{Demands, Name, Proof, ProofId, Tongue, Trust, store};
 pub(crate) use terms::{Offer, Terms, VERSIONS};
 
@@ -42,6 +46,8 @@ pub struct Secured {
     /// Whose certificate it got: `Gateway namespace/name#listener`, or `Ingress namespace/secret`; of a session
     /// with an endpoint, who demands it: `BackendTLSPolicy namespace/name`.
     pub scope: Arc<str>,
+    /// The client, where it was asked for a certificate and has shown one.
+    pub peer: Option<Arc<Peer>>,
 }
 
 impl Secured {
@@ -54,7 +60,15 @@ impl Secured {
             alpn: alpn.and_then(|alpn| ALPN.into_iter().find(|known| known.as_bytes() == alpn)),
             server_name,
             scope: Arc::clone(scope),
+            peer: None,
         }
+    }
+
+    /// The same of a session that a client has by these terms.
+    fn with_client(session: &CommonState, server_name: Option<Box<str>>, terms: &Terms) -> Self {
+        let shown = terms.clients.as_ref().zip(session.peer_certificates());
+        let peer = shown.map(|(clients, chain)| Arc::new(Peer::of(chain, clients)));
+        Self { peer, ..Self::of(session, server_name, &terms.scope) }
     }
 
     /// The same of a session with an endpoint.

@@ -53,6 +53,10 @@ pub(super) fn append(out: &mut String, record: &RequestRecord) -> fmt::Result {
         "requested_server_name",
         tls.and_then(|tls| tls.server_name.as_deref()).or(record.server_name.as_deref()),
     )?;
+    let peer = tls.and_then(|tls| tls.peer.as_deref());
+    line.optional("downstream_peer_subject", peer.map(|peer| &*peer.subject))?;
+    line.optional("downstream_peer_uri_san", peer.and_then(|peer| peer.uris.as_deref()))?;
+    line.flag("downstream_peer_verified", peer.map(|peer| peer.verified))?;
     let upstream = record.upstream_tls.as_deref();
     line.optional("upstream_tls_version", upstream.map(|tls| tls.version))?;
     line.optional("upstream_tls_cipher", upstream.map(|tls| tls.cipher))?;
@@ -93,6 +97,14 @@ impl Line<'_> {
     fn number(&mut self, key: &str, value: u64) -> fmt::Result {
         self.key(key);
         write!(self.out, "{value}")
+    }
+
+    fn flag(&mut self, key: &str, value: Option<bool>) -> fmt::Result {
+        self.key(key);
+        match value {
+            Some(value) => write!(self.out, "{value}"),
+            None => self.out.write_str("null"),
+        }
     }
 
     /// With microseconds as the fraction.

@@ -44,7 +44,9 @@ pub(crate) enum Outcome {
     TimedOut,
     /// There is no certificate for the name that was asked for.
     NoCertificate,
-    /// The endpoint's certificate is not what was to be proved.
+    /// The client has to have a certificate, and has shown none.
+    NoClientCertificate,
+    /// The other side's certificate is not what was to be proved.
     Untrusted,
 }
 
@@ -56,6 +58,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::TimedOut => "timeout",
             Self::NoCertificate => "no_certificate",
+            Self::NoClientCertificate => "no_client_certificate",
             Self::Untrusted => "untrusted",
         }
     }

@@ -426,32 +426,3 @@ async fn c13_a_thousand_rotations_under_load_fail_no_handshake() {
     let said: Vec<_> = site.builder.findings().map(ToString::to_string).collect();
     assert!(said.iter().any(|one| one.contains("stays in use")), "{said:?}");
 }
-
-#[test]
-fn a_listener_that_wants_clients_certificates_is_not_served_without() {
-    let authority = Authority::new();
-    let secret = authority.pair(&["a.test"]).secret("a");
-    let gateway = |tls: &str| {
-        let listener =
-            "{name: s, port: 443, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: a}]}}";
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\n\
-             spec: {{gatewayClassName: weir, listeners: [{listener}]{tls}}}\n{secret}"
-        )
-    };
-    let served = |tls: &str| {
-        let node_addresses = vec![NODE.parse().unwrap()];
-        let options = BuildOptions { node_addresses, ..BuildOptions::default() };
-        let (snapshot, findings) = crate::snapshot::build(&objects(&gateway(tls)), &options, 1);
-        let said = findings.iter().any(|one| one.to_string().contains("certificates are not verified yet"));
-        (!snapshot.by_gateway.is_empty(), said)
-    };
-    let validation = "{validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}";
-    assert_eq!(served(""), (true, false));
-    assert_eq!(served(&format!(", tls: {{frontend: {{default: {validation}}}}}")), (false, true));
-    let other =
-        format!(", tls: {{frontend: {{default: {validation}, perPort: [{{port: 443, tls: {{}}}}]}}}}");
-    assert_eq!(served(&other), (true, false));
-    let own = format!(", tls: {{frontend: {{default: {{}}, perPort: [{{port: 443, tls: {validation}}}]}}}}");
-    assert_eq!(served(&own), (false, true));
-}

@@ -1,7 +1,7 @@
 //! Which rule a request is for: by listener, by host, by path, by the rest, each the most special first.
 //! The cost of a look-up grows with the length of host and path, not with the number of routes.
 
-use crate::tls::{Held, Offer, Proof, Secured, Terms};
+use crate::tls::{Clients, Held, Offer, Proof, Secured, Terms};
 
 use super::{
     host::{HostPattern, Hosts},
@@ -99,6 +99,15 @@ pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     /// What is attached to it.
     pub(crate) hosts: Hosts<Paths>,
+    /// What its clients have to prove: whatever terms their session was made by, those of a neighbour included.
+    pub(crate) clients: Option<Arc<Clients>>,
+}
+
+impl Listener {
+    /// Whether requests may come to it by this session.
+    pub(crate) fn admits(&self, session: Option<&Secured>) -> bool {
+        self.clients.as_ref().is_none_or(|clients| clients.admit(session))
+    }
 }
 
 /// All rules for one host.

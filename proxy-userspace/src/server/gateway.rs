@@ -84,6 +84,9 @@ fn plan<'a>(
         return Ok(Plan::Own(Own::of_the_last_hop(request.method())));
     }
     let found = site.find(&target).ok_or(Reason::NoRoute)?;
+    if !found.listener.admits(secured) {
+        return Err(Reason::Misdirected.into());
+    }
     let rule = &found.candidate.rule;
     draft.route = Some(Arc::clone(&rule.name));
     let mut fields = HeaderMap::new();

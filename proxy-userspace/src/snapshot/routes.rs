@@ -1,9 +1,11 @@
 //! Ingresses, Gateways and HTTPRoutes to tables of rules, and what is to be said about them. Pure, and the
 //! same whatever the objects' order.
 
+mod authorities;
 mod backend;
 mod certificates;
 mod check;
+mod clients;
 mod filters;
 mod gateways;
 mod http;
@@ -176,6 +178,12 @@ impl Places {
         if offer.0.is_none() {
             offer.0 = terms.cloned();
         }
+    }
+
+    /// The same: hosts, and what clients get that ask for them.
+    fn offers(&self, place: Place) -> impl Iterator<Item = (HostPattern, &Arc<Terms>)> {
+        let offers = self.0.get(&place).into_iter().flat_map(|site| site.offers.iter());
+        offers.filter_map(|(host, offer)| Some((host, offer.0.as_ref()?)))
     }
 
     /// What a place speaks, where it is in use.

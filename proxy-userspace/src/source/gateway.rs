@@ -130,7 +130,7 @@ pub struct GatewaySpec {
     pub addresses: Vec<GatewayAddress>,
     /// Of the machines that serve it.
     pub infrastructure: Option<Infrastructure>,
-    /// Of connections to backends, and of clients' certificates: not served yet.
+    /// Of connections to backends, and of clients' certificates.
     pub tls: Option<GatewayTls>,
     /// Of ListenerSets: not served.
     pub allowed_listeners: Option<AllowedListeners>,

@@ -47,6 +47,11 @@ impl Pair {
         *self.der.0 == *certificate
     }
 
+    /// Its certificate.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.der.0.clone()
+    }
+
     /// As a Secret.
     pub(crate) fn secret(&self, name: &str) -> String {
         secret(name, "kubernetes.io/tls", &[("tls.crt", &self.chain), ("tls.key", &self.key)])
@@ -70,6 +75,11 @@ impl Authority {
     }
 
     /// Its own certificate.
+    pub(crate) fn der(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The same as text.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
@@ -84,6 +94,14 @@ impl Authority {
         self.pair_with(names, |params| {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    /// Of this common name alone.
+    pub(crate) fn named(&self, name: &str) -> Pair {
+        self.pair_with(&[], |params| {
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
         })
     }
 
@@ -107,13 +125,27 @@ impl Authority {
 
     /// The same, of these versions alone.
     pub(crate) fn client_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+        self.client_with(versions, None)
+    }
+
+    /// The same, with a certificate of its own.
+    pub(crate) fn client_with(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        own: Option<&Pair>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
+            .with_root_certificates(roots);
+        let Some(own) = own else { return builder.with_no_client_auth() };
+        // Shown whoever's the server asks for.
+        let key = PrivateKeyDer::Pkcs8(own.der.1.clone_key());
+        let key = ring::sign::any_supported_type(&key).unwrap();
+        let key = rustls::sign::CertifiedKey::new(vec![own.der.0.clone()], key);
+        builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
     }
 
     /// A server that has a certificate for these names.

@@ -77,7 +77,7 @@ async fn shake_hands(
     let stream = hello.into_stream(Arc::clone(&terms.config)).await.map_err(Broken::Failed)?;
     let (_, session) = stream.get_ref();
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-    let secured = Secured::of(session, name.map(Into::into), &terms.scope);
+    let secured = Secured::with_client(session, name.map(Into::into), terms);
     Ok((stream, secured, if resumed { Outcome::Resumed } else { Outcome::Full }))
 }
 
@@ -89,10 +89,19 @@ impl Broken {
                 let text = format!("no certificate for {name}");
                 (Outcome::NoCertificate, Failure::new(Reason::TlsHandshake, &text))
             }
-            Self::Failed(error) => (Outcome::Failed, Failure::new(Reason::TlsHandshake, &error)),
+            Self::Failed(error) => (outcome_of(&error), Failure::new(Reason::TlsHandshake, &error)),
             Self::Late => (Outcome::TimedOut, Reason::TlsTimeout.into()),
             Self::Draining => (Outcome::Failed, Reason::Draining.into()),
         }
+    }
+}
+
+/// What a client has done wrong, where it was for want of a good certificate.
+fn outcome_of(error: &io::Error) -> Outcome {
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::NoCertificatesPresented) => Outcome::NoClientCertificate,
+        Some(rustls::Error::InvalidCertificate(_)) => Outcome::Untrusted,
+        _ => Outcome::Failed,
     }
 }
 

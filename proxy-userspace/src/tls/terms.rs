@@ -1,6 +1,6 @@
 //! What one listener, or one host of an Ingress, offers in its handshakes.
 
-use super::{ALPN, Credentials, Held, Keyring, provider};
+use super::{ALPN, Clients, Credentials, Held, Keyring, provider};
 use rustls::{
     ServerConfig,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -19,13 +19,15 @@ pub(crate) struct Terms {
     pub(crate) scope: Arc<str>,
     /// The certificates, the first one for clients that any suits.
     pub(crate) held: Vec<Held>,
+    /// What clients have to prove; `None` where they are not asked.
+    pub(crate) clients: Option<Arc<Clients>>,
     pub(crate) config: Arc<ServerConfig>,
 }
 
 /// The rest follows from these.
 impl PartialEq for Terms {
     fn eq(&self, other: &Self) -> bool {
-        self.scope == other.scope && self.held == other.held
+        self.scope == other.scope && self.held == other.held && self.clients == other.clients
     }
 }
 
@@ -33,7 +35,9 @@ impl Eq for Terms {}
 
 impl fmt::Debug for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Terms").field("scope", &self.scope).field("held", &self.held).finish()
+        let Self { scope, held, clients, .. } = self;
+        let mut shown = f.debug_struct("Terms");
+        shown.field("scope", scope).field("held", held).field("clients", clients).finish_non_exhaustive()
     }
 }
 
@@ -45,25 +49,31 @@ impl Terms {
     /// `None` where there is no certificate.
     pub(crate) fn new(
         scope: Arc<str>,
-        held: Vec<Held>,
+        (held, clients): (Vec<Held>, Option<Arc<Clients>>),
         keyring: &Keyring,
     ) -> Result<Option<Self>, rustls::Error> {
         let credentials: Vec<_> = held.iter().filter_map(|held| held.credentials.clone()).collect();
         if credentials.is_empty() {
             return Ok(None);
         }
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&VERSIONS)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Choice(credentials)));
+        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS)?;
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients.verifier()),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Choice(credentials)));
         config.alpn_protocols = ALPN.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // Tickets alone: a store of sessions would be one more table to fill. 0-RTT stays off: what comes
         // early can be replayed (RFC 8446 section 8).
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        if let Some(tickets) = keyring.tickets() {
-            config.ticketer = tickets;
+        // A session that is resumed proves nothing anew: rustls asks neither whether its client was asked for a
+        // certificate, nor by which demands, nor whether that certificate is still good. Who has to prove something
+        // proves it in each handshake.
+        match keyring.tickets() {
+            Some(tickets) if clients.is_none() => config.ticketer = tickets,
+            _ => config.send_tls13_tickets = 0,
         }
-        Ok(Some(Self { scope, held, config: Arc::new(config) }))
+        Ok(Some(Self { scope, held, clients, config: Arc::new(config) }))
     }
 }
 

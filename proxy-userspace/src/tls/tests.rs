@@ -114,7 +114,7 @@ fn an_ocsp_response_in_the_secret_is_stapled() {
 fn nothing_that_is_printed_has_a_key_in_it() {
     let (keyring, pair) = (Keyring::default(), Authority::new().pair(&["a.test"]));
     let held = taken(&keyring, &pair.secret("s"), "a.test");
-    let terms = Terms::new("x".into(), vec![held], &keyring).unwrap().unwrap();
+    let terms = Terms::new("x".into(), (vec![held], None), &keyring).unwrap().unwrap();
     let line = pair.key.lines().nth(1).unwrap();
     let shown = format!("{terms:?} {keyring:?}");
     assert!(!shown.contains(line) && shown.contains("default/s for [\"a.test\"]"), "{shown}");

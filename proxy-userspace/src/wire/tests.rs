@@ -23,8 +23,14 @@ async fn secured() -> (Wire, client::TlsStream<TcpStream>) {
         let mut wire = Wire::new(listener.accept().await.unwrap().0, false);
         let acceptor = TlsAcceptor::from(Arc::new(authority.server(&["web.test"])));
         let stream = acceptor.accept(wire.view()).await.unwrap();
-        let secured =
-            Secured { version: "TLSv1.3", cipher: "-", alpn: None, server_name: None, scope: "test".into() };
+        let secured = Secured {
+            version: "TLSv1.3",
+            cipher: "-",
+            alpn: None,
+            server_name: None,
+            scope: "test".into(),
+            peer: None,
+        };
         wire.secure(stream.into(), Role::Server, secured);
         wire
     };

@@ -26,6 +26,7 @@ fn a_request_is_one_line_with_exactly_these_keys() {
         r#""x_forwarded_for":null,"x_request_id":"id-1","user_agent":"curl/8","#,
         r#""route_name":"default/web:8080","policy_rule":null,"policy_audit":null,"traceparent":null,"error":null,"#,
         r#""tls_version":null,"tls_cipher":null,"requested_server_name":null,"#,
+        r#""downstream_peer_subject":null,"downstream_peer_uri_san":null,"downstream_peer_verified":null,"#,
         r#""upstream_tls_version":null,"upstream_tls_cipher":null,"lane":"relay","#,
         r#""source_workload":"default/client","destination_workload":"default/server","#,
         r#""cgroup_id":77,"orig_dst":"10.96.0.1:8080"}"#,

@@ -20,6 +20,9 @@ pub(super) struct Offered {
     suites: Vec<&'static str>,
     alpn: Vec<&'static str>,
     certificates: Vec<Certificate>,
+    /// What clients have to prove; absent where they are not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clients: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,6 +80,7 @@ impl Offered {
                 .collect(),
             alpn: tls::ALPN.to_vec(),
             certificates,
+            clients: terms.clients.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -93,7 +97,7 @@ fn fits(suite: &SupportedCipherSuite, key: &str) -> bool {
 
 impl fmt::Display for Offered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, hosts, versions, suites, alpn, certificates } = self;
+        let Self { listener, hosts, versions, suites, alpn, certificates, clients } = self;
         write!(
             f,
             "{listener} ({}): {}; {}; ALPN {}",
@@ -108,6 +112,9 @@ impl fmt::Display for Offered {
                 write!(f, " ({flaw})")?;
             }
         }
+        if let Some(clients) = clients {
+            write!(f, "; {clients}")?;
+        }
         Ok(())
     }
 }
@@ -116,7 +123,11 @@ impl fmt::Display for Offered {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::{snapshot, source::objects, testing::certificates::Authority};
+    use crate::{
+        snapshot,
+        source::objects,
+        testing::certificates::{Authority, config_map},
+    };
 
     #[test]
     fn a_listener_offers_what_its_certificate_can_sign_in() {
@@ -134,5 +145,29 @@ mod tests {
         assert!(shown.contains("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"), "{shown}");
         assert!(!shown.contains("_RSA_"), "{shown}");
         assert!(shown.contains("ECDSA certificate of default/s until 4096-01-01"), "{shown}");
+    }
+
+    #[test]
+    fn a_listener_says_what_its_clients_have_to_prove() {
+        let authority = Authority::new();
+        for (mode, said) in [
+            ("AllowValidOnly", "; clients have to have a certificate of 1 authority"),
+            (
+                "AllowInsecureFallback",
+                "; clients are asked for, and need not have, a certificate of 1 authority",
+            ),
+        ] {
+            let gateway = format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  \
+                 gatewayClassName: weir\n  listeners:\n  - {{name: s, port: 443, protocol: HTTPS, \
+                 tls: {{certificateRefs: [{{name: s}}]}}}}\n  tls: {{frontend: {{default: {{validation: {{mode: {mode}, \
+                 caCertificateRefs: [{{group: '', kind: ConfigMap, name: ca}}]}}}}}}}}\n{}{}",
+                authority.pair(&["a.test"]).secret("s"),
+                config_map("ca", authority.pem())
+            );
+            let snapshot = snapshot::build(&objects(&gateway), &snapshot::BuildOptions::default(), 1).0;
+            let shown = Offered::all(&snapshot)[0].to_string();
+            assert!(shown.ends_with(said), "{shown}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 /// What references lead to.
 pub(super) struct World<'a> {
-    objects: &'a Objects,
+    pub(super) objects: &'a Objects,
     grants: HashMap<&'a str, Vec<&'a ReferenceGrant>>,
     trusts: Trusts,
 }

@@ -16,7 +16,7 @@ use crate::{
         gateway::{self, SecretRef},
         store::Key,
     },
-    tls::{Held, Terms},
+    tls::{Clients, Held, Terms},
 };
 use k8s_openapi::api::networking::v1::Ingress;
 use std::{sync::Arc, time::SystemTime};
@@ -32,10 +32,10 @@ pub(super) struct Found {
     pub(super) doubts: Vec<String>,
 }
 
-/// The certificates of a Gateway's listener; `scope` is its name.
+/// The certificates of a Gateway's listener; `scope` is its name, `clients` what it wants of those.
 pub(super) fn of_listener(
     one: &gateway::Listener,
-    (scope, host): (&str, &HostPattern),
+    ((scope, host), clients): ((&str, &HostPattern), Option<Arc<Clients>>),
     (world, options, namespace): (&World<'_>, &BuildOptions, &str),
 ) -> Found {
     let refs = one.tls.iter().flat_map(|tls| &tls.certificate_refs);
@@ -49,7 +49,7 @@ pub(super) fn of_listener(
     if keys.is_empty() && fault.is_none() {
         fault = Some(("InvalidCertificateRef", "there is no certificateRef".to_owned()));
     }
-    let found = find((scope, host, &keys), (world, options));
+    let found = find((scope, host, &keys), clients, (world, options));
     Found { fault: fault.or(found.fault), ..found }
 }
 
@@ -70,6 +70,7 @@ fn permitted(secret: &SecretRef, world: &World<'_>, own: &str) -> Result<Key, (&
 
 fn find(
     (scope, host, keys): (&str, &HostPattern, &[Key]),
+    clients: Option<Arc<Clients>>,
     (world, options): (&World<'_>, &BuildOptions),
 ) -> Found {
     let now = SystemTime::now();
@@ -88,7 +89,7 @@ fn find(
         };
         found.fault.get_or_insert(("InvalidCertificateRef", text));
     }
-    match Terms::new(scope.into(), held, &options.keyring) {
+    match Terms::new(scope.into(), (held, clients), &options.keyring) {
         Ok(terms) => found.terms = terms.map(Arc::new),
         Err(error) => found.fault = Some(("Invalid", format!("TLS cannot be spoken: {error}"))),
     }
@@ -136,7 +137,8 @@ pub(super) fn ingress(
             }
         }
         for host in &hosts {
-            let found = find((&format!("Ingress {key}"), host, std::slice::from_ref(&key)), (world, options));
+            let found =
+                find((&format!("Ingress {key}"), host, std::slice::from_ref(&key)), None, (world, options));
             found.fault.into_iter().for_each(|(_, text)| say(Severity::Error, text));
             found.doubts.into_iter().for_each(|text| say(Severity::Warning, text));
             places.offer(place, host, found.terms.as_ref());

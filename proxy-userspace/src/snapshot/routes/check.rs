@@ -7,7 +7,7 @@ mod text;
 use super::Fault;
 use crate::source::{
     finding::quoted,
-    gateway::{ClientTls, GatewayClassSpec, GatewaySpec, Listener, ReferenceGrantSpec},
+    gateway::{ClientTls, GatewayClassSpec, GatewaySpec, GatewayTls, Listener, ReferenceGrantSpec},
 };
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend, IngressSpec};
 use std::collections::HashSet;
@@ -98,20 +98,21 @@ pub(super) fn gateway(spec: &GatewaySpec) -> Vec<Fault> {
             check.text(value, wildcard_name, "a host", &format!("{path}.value"));
         }
     }
-    if let Some(one) = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref()) {
-        check.reference((&one.group, &one.kind, &one.name, None), "infrastructure.parametersRef");
-    }
-    unserved(&mut check, spec);
-    check.0
-}
-
-/// What is not served must be well-formed all the same.
-fn unserved(check: &mut Check, spec: &GatewaySpec) {
+    // Which is not served, and must be well-formed all the same.
     let allowed = spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
     if let Some(from) = allowed.and_then(|namespaces| namespaces.from.as_deref()) {
         check.one_of(from, &["All", "Selector", "Same", "None"], "allowedListeners.namespaces.from");
     }
-    let Some(tls) = &spec.tls else { return };
+    if let Some(one) = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref()) {
+        check.reference((&one.group, &one.kind, &one.name, None), "infrastructure.parametersRef");
+    }
+    if let Some(tls) = &spec.tls {
+        gateway_tls(&mut check, tls);
+    }
+    check.0
+}
+
+fn gateway_tls(check: &mut Check, tls: &GatewayTls) {
     if let Some(one) = tls.backend.as_ref().and_then(|backend| backend.client_certificate_ref.as_ref()) {
         let path = "tls.backend.clientCertificateRef";
         check.reference((&one.group, &one.kind, &one.name, one.namespace.as_deref()), path);

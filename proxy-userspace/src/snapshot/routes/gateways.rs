@@ -1,19 +1,21 @@
 //! Gateways and their listeners.
 
-use super::{BuildOptions, Places, backend::World, certificates, check, distinct};
+mod status;
+
+use super::{BuildOptions, Places, backend::World, certificates, check, clients, distinct};
 use crate::{
     policy::access::{Labels, Selector},
     route::{
         host::HostPattern,
         table::{Place, Scheme, Where},
     },
-    snapshot::conditions::{Condition, ListenerStatus, ObjectStatus, Says},
+    snapshot::conditions::ObjectStatus,
     source::{
         Objects, Sourced,
         finding::{Finding, Severity, quoted},
-        gateway::{self, Gateway, GatewayClass},
+        gateway::{self, Gateway},
     },
-    tls::Terms,
+    tls::{Clients, Terms},
 };
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -55,6 +57,8 @@ pub(super) struct OneListener {
     unresolved: Option<(&'static str, String)>,
     /// What TLS clients get there.
     terms: Option<Arc<Terms>>,
+    /// What they have to prove.
+    clients: Option<Arc<Clients>>,
     /// What is wrong with certificates that are used all the same.
     doubts: Vec<String>,
 }
@@ -111,7 +115,7 @@ impl<'a> Gateways<'a> {
             let is_ours = faults.is_empty() && class.object.spec.controller_name == CONTROLLER;
             ours.insert(class.name.as_str(), is_ours);
             if is_ours {
-                statuses.push(class_status(class));
+                statuses.push(status::class_status(class));
             }
         }
         let mut all = HashMap::new();
@@ -132,6 +136,7 @@ impl<'a> Gateways<'a> {
             let gateway = OneGateway::read(source, (world, options), places, findings);
             all.insert((source.namespace.as_str(), source.name.as_str()), gateway);
         }
+        all.values().for_each(|gateway: &OneGateway<'_>| gateway.report_neighbours(places, findings));
         Self { all, classes: statuses }
     }
 
@@ -144,24 +149,6 @@ impl<'a> Gateways<'a> {
     pub(super) fn statuses(self) -> impl Iterator<Item = ObjectStatus> {
         let Self { all, classes } = self;
         classes.into_iter().chain(all.into_values().map(OneGateway::status))
-    }
-}
-
-fn class_status(class: &Sourced<GatewayClass>) -> ObjectStatus {
-    let generation = class.object.metadata.generation;
-    let parameters = class.object.spec.parameters_ref.as_ref();
-    let accepted = match parameters {
-        None => Condition::new("Accepted", true, "Accepted", "", generation),
-        Some(one) => {
-            let text = format!("Weir has no parameters, and does not read {} {}", one.kind, one.name);
-            Condition::new("Accepted", false, "InvalidParameters", text, generation)
-        }
-    };
-    ObjectStatus {
-        kind: "GatewayClass",
-        namespace: String::new(),
-        name: class.name.clone(),
-        says: Says::Class(vec![accepted]),
     }
 }
 
@@ -187,14 +174,13 @@ impl<'a> OneGateway<'a> {
             if listener.scheme == Some(Scheme::Https) {
                 let scope = format!("{door}#{}", one.name);
                 let by = (&*scope, &listener.host);
-                let found = certificates::of_listener(one, by, (world, options, &source.namespace));
+                let wanted = clients::of_port((spec, one.port), (world, options), &source.namespace);
+                let asked = wanted.clients.clone();
+                let found = certificates::of_listener(one, (by, asked), (world, options, &source.namespace));
                 (listener.terms, listener.doubts) = (found.terms, found.doubts);
-                listener.unresolved = listener.unresolved.or(found.fault);
-                if wants_clients_certificates(spec, one.port) {
-                    // Who asks for them must not be served without.
-                    let text = "clients' certificates are not verified yet: tls.frontend".to_owned();
-                    listener.refused = Some(("Invalid", text));
-                }
+                listener.clients = wanted.clients;
+                listener.unresolved = listener.unresolved.or(found.fault).or(wanted.unresolved);
+                listener.refused = wanted.refused;
             }
             if gateway.refused.is_some() {
                 listener.places.clear();
@@ -207,7 +193,8 @@ impl<'a> OneGateway<'a> {
                 listener.conflict = Some(("ProtocolConflict", text));
             }
             for (place, scheme) in listener.places().collect::<Vec<_>>() {
-                places.listener((place, scheme), &door, (&listener.host, &listener.name));
+                let table = places.listener((place, scheme), &door, (&listener.host, &listener.name));
+                table.clients.clone_from(&listener.clients);
                 if scheme == Scheme::Https {
                     places.offer(place, &listener.host, listener.terms.as_ref());
                 }
@@ -256,6 +243,21 @@ impl<'a> OneGateway<'a> {
         at
     }
 
+    /// Tells of hosts at whose requests others' terms are in the way.
+    fn report_neighbours(&self, places: &Places, findings: &mut Vec<Finding>) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let Some(clients) = listener.clients.as_ref().filter(|_| listener.is_valid()) else { continue };
+            for taken in clients::taken_over(places, (&listener.places, &listener.host), clients) {
+                let line = self.source.lines.field(&format!("listeners[{index}]"));
+                let name = quoted(&listener.name);
+                let text =
+                    format!("listener {name}: {taken}, which does not verify clients as this one does");
+                let fix = "their requests for this listener get 421: give it a port or an address of its own";
+                findings.push(self.source.finding(Severity::Warning, line, text, fix));
+            }
+        }
+    }
+
     fn report(&self, index: usize, listener: &OneListener, findings: &mut Vec<Finding>) {
         let line = self.source.lines.field(&format!("listeners[{index}]"));
         let line = if line == 0 { self.source.lines.object } else { line };
@@ -272,88 +274,6 @@ impl<'a> OneGateway<'a> {
             ));
         }
     }
-
-    fn status(self) -> ObjectStatus {
-        let generation = self.source.object.metadata.generation;
-        let listeners: Vec<ListenerStatus> =
-            self.listeners.iter().map(|listener| listener.status(generation)).collect();
-        let invalid = self.listeners.iter().filter(|listener| !listener.is_valid()).count();
-        let accepted = match &self.refused {
-            Some((reason, text)) => Condition::new("Accepted", false, reason, text, generation),
-            None if invalid == self.listeners.len() => {
-                Condition::new("Accepted", false, "ListenersNotValid", "no listener is valid", generation)
-            }
-            None if invalid > 0 => {
-                let text = format!("{invalid} of {} listeners are not valid", self.listeners.len());
-                Condition::new("Accepted", true, "ListenersNotValid", text, generation)
-            }
-            None => Condition::new("Accepted", true, "Accepted", "", generation),
-        };
-        let serves = self.listeners.iter().any(|listener| listener.serves());
-        let programmed = match (&self.unusable, serves && accepted.status) {
-            (Some((reason, text)), _) => Condition::new("Programmed", false, reason, text, generation),
-            (None, true) => Condition::new("Programmed", true, "Programmed", "", generation),
-            (None, false) => {
-                Condition::new("Programmed", false, "Invalid", "no listener is served", generation)
-            }
-        };
-        ObjectStatus {
-            kind: "Gateway",
-            namespace: self.source.namespace.clone(),
-            name: self.source.name.clone(),
-            says: Says::Gateway {
-                conditions: vec![accepted, programmed],
-                listeners,
-                addresses: self.addresses,
-            },
-        }
-    }
-}
-
-impl OneListener {
-    /// Whether requests come in there.
-    fn serves(&self) -> bool {
-        let speaks = self.scheme == Some(Scheme::Http) || self.terms.is_some();
-        self.is_valid() && speaks && !self.places.is_empty()
-    }
-
-    fn status(&self, generation: Option<i64>) -> ListenerStatus {
-        let condition = |kind, good: &'static str, bad: &Option<(&'static str, String)>| match bad {
-            Some((reason, text)) => Condition::new(kind, false, reason, text, generation),
-            None => Condition::new(kind, true, good, "", generation),
-        };
-        let conflicted = match &self.conflict {
-            Some((reason, text)) => Condition::new("Conflicted", true, reason, text, generation),
-            None => Condition::new("Conflicted", false, "NoConflicts", "", generation),
-        };
-        let refused = self.refused.as_ref().or(self.conflict.as_ref());
-        let programmed = if self.serves() {
-            Condition::new("Programmed", true, "Programmed", "", generation)
-        } else {
-            Condition::new("Programmed", false, "Invalid", "not served", generation)
-        };
-        ListenerStatus {
-            name: self.name.clone(),
-            supported_kinds: self.supported.clone(),
-            attached_routes: self.attached,
-            conditions: vec![
-                condition("Accepted", "Accepted", &refused.cloned()),
-                programmed,
-                condition("ResolvedRefs", "ResolvedRefs", &self.unresolved),
-                conflicted,
-            ],
-        }
-    }
-}
-
-/// Whether clients have to prove who they are at a port (GEP-91).
-fn wants_clients_certificates(spec: &gateway::GatewaySpec, port: i32) -> bool {
-    let frontend = spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
-    let at = |frontend: &gateway::FrontendTls| {
-        let own = frontend.per_port.iter().find(|one| one.port == port);
-        own.map_or(&frontend.default, |one| &one.tls).validation.is_some()
-    };
-    frontend.is_some_and(at)
 }
 
 fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
@@ -394,6 +314,7 @@ fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
         conflict: None,
         unresolved,
         terms: None,
+        clients: None,
         doubts: Vec::new(),
     }
 }

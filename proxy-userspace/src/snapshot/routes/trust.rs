@@ -1,27 +1,22 @@
 //! BackendTLSPolicies: which Service ports' endpoints are spoken to in TLS, and what they have to prove. Where a
 //! policy cannot be obeyed its backends get no request at all: never one in clear text.
 
-use super::{Fault, check, distinct};
+use super::{Fault, authorities, check, distinct};
 use crate::{
     snapshot::BuildOptions,
     source::{
         Objects, Sourced,
-        config_map::AUTHORITIES,
         finding::{Finding, Severity, quoted},
-        gateway::{BackendTlsPolicy, LocalRef, PolicyTarget},
+        gateway::{BackendTlsPolicy, PolicyTarget},
         store::Key,
     },
-    tls::{Demands, Name, Proof, Trust, store},
+    tls::{Demands, Name, Proof, Trust},
 };
 use k8s_openapi::api::core::v1::ServicePort;
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
-
-/// Bytes of one ConfigMap's certificates.
-const MAX_BYTES: usize = 1 << 20;
 
 /// What holds at the ports of Services, by `namespace/service:port`.
 #[derive(Default)]
@@ -138,10 +133,12 @@ fn proof(
     } else {
         let mut all = Vec::new();
         for (index, one) in validation.ca_certificate_refs.iter().enumerate() {
-            match authorities(one, &source.namespace, (objects, options)) {
+            let named = authorities::named((&one.group, &one.kind, &one.name), &source.namespace);
+            match named.and_then(|key| authorities::of_config_map(&key, (objects, options))) {
                 Ok(some) => all.extend(some),
-                Err(text) => {
-                    faults.push(Fault { path: format!("validation.caCertificateRefs[{index}]"), text });
+                Err(useless) => {
+                    let path = format!("validation.caCertificateRefs[{index}]");
+                    faults.push(Fault { path, text: useless.text().to_owned() });
                 }
             }
         }
@@ -161,34 +158,4 @@ fn proof(
         trust,
     };
     options.keyring.proof(demands).map_err(whole)
-}
-
-/// Certificates that a reference leads to; `Err` is why to none.
-fn authorities(
-    one: &LocalRef,
-    namespace: &str,
-    (objects, options): (&Objects, &BuildOptions),
-) -> Result<Vec<CertificateDer<'static>>, String> {
-    if !(one.group.is_empty() && one.kind == "ConfigMap") {
-        return Err(format!("{} is no kind of certificates: a ConfigMap is", quoted(&one.kind)));
-    }
-    let key = Key::new(namespace, &one.name);
-    options.keyring.want_authorities(&key);
-    let Some(map) = objects.config_maps.get(&key) else {
-        return Err(format!("there is no ConfigMap {key}"));
-    };
-    let Some(text) = map.object.authorities() else {
-        return Err(format!("ConfigMap {key} has no {AUTHORITIES}"));
-    };
-    let bad = |why: String| format!("{AUTHORITIES} of ConfigMap {key} cannot be read: {why}");
-    if text.len() > MAX_BYTES {
-        return Err(bad(format!("{} bytes are more than {MAX_BYTES}", text.len())));
-    }
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let read = read.map_err(|error| bad(error.to_string()))?;
-    if read.is_empty() {
-        return Err(bad("there is no certificate in it".to_owned()));
-    }
-    store(&read).map_err(|error| bad(error.to_string()))?;
-    Ok(read)
 }

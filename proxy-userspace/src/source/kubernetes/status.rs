@@ -7,19 +7,30 @@ use std::net::IpAddr;
 /// How our entries among a route's parents are told from others'.
 const CONTROLLER: &str = "weir.dev/gateway";
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Conditions of a Gateway that are said as long as they hold: afterwards they are taken away.
+const PASSING: [&str; 2] = ["InsecureFrontendValidationMode", "ResolvedRefs"];
 
 /// The patch that makes an object's status say it; `nodes` is where Ingresses and Gateways are reached,
 /// `now` is RFC 3339. It holds for this version of the object only: what others write meanwhile is not lost.
 pub(super) fn patch(wanted: &ObjectStatus, object: &Value, nodes: &[IpAddr], now: &str) -> Option<Value> {
     let known = object.get("status").unwrap_or(&Value::Null);
     let conditions = |ours: &[Condition]| merged(known.get("conditions"), ours, now);
+    let of_gateway = |ours: &[Condition]| {
+        let is_over = |one: &Value| {
+            let kind = one.get("type").and_then(Value::as_str);
+            kind.is_some_and(|kind| PASSING.contains(&kind) && !ours.iter().any(|ours| ours.kind == kind))
+        };
+        let mut all = conditions(ours);
+        all.retain(|one| !is_over(one));
+        all
+    };
     let status = match &wanted.says {
         Says::Class(ours) => json!({"conditions": conditions(ours)}),
         Says::Gateway { conditions: ours, listeners, addresses } => {
             let addresses = if addresses.is_empty() { nodes } else { addresses };
             let addresses = addresses.iter().map(|ip| json!({"type": "IPAddress", "value": ip.to_string()}));
             json!({
-                "conditions": conditions(ours),
+                "conditions": of_gateway(ours),
                 "addresses": addresses.collect::<Vec<_>>(),
                 "listeners": listeners.iter().map(|one| listener(one, known, now)).collect::<Vec<_>>(),
             })
@@ -161,6 +172,23 @@ mod tests {
         let expected = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}});
         assert_eq!(patch_["status"], expected);
         assert_eq!(patch(&wanted(Says::Ingress), &patched(&object, &patch_), &nodes, ""), None);
+    }
+
+    #[test]
+    fn a_condition_of_a_gateway_that_has_passed_is_taken_away_and_others_stay() {
+        let known = json!([{"type": "Theirs", "status": "True"},
+                           {"type": "InsecureFrontendValidationMode", "status": "True"},
+                           {"type": "ResolvedRefs", "status": "False"}]);
+        let object = json!({"metadata": {}, "status": {"conditions": known}});
+        let says = Says::Gateway {
+            conditions: vec![accepted(true)],
+            listeners: Vec::new(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+        };
+        let patch = patch(&wanted(says), &object, &[], "t").unwrap();
+        let kinds: Vec<_> =
+            patch["status"]["conditions"].as_array().unwrap().iter().map(|one| one["type"].clone()).collect();
+        assert_eq!(kinds, ["Accepted", "Theirs"]);
     }
 
     #[test]
