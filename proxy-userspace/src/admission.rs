@@ -7,6 +7,7 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod agreement;
 mod answer;
+mod by_route;
 mod chunked;
 mod framer;
 mod head;
@@ -16,24 +17,44 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use by_route::by_route;
 pub(crate) use framer::{Framer, Part};
-pub(crate) use head::HEAD_MAX;
 pub(crate) use oddity::{Oddity, Refusal};
 
 #[cfg(not(fuzzing))]
 use crate::config::Config;
+use crate::route::choices::Choices;
 use http::HeaderMap;
 
-/// Whether a request of HTTP/1.1 with such a head would be admitted.
-pub(crate) fn check(method: &str, target: &str, fields: &HeaderMap, rules: &Rules) -> Result<(), Refusal> {
+/// Whether a request of HTTP/1.1 with such a head would be admitted, where its route has these choices.
+pub(crate) fn check(
+    method: &str,
+    target: &str,
+    fields: &HeaderMap,
+    (rules, choices): (&Rules, Choices),
+) -> Result<(), Refusal> {
     let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     for (name, value) in fields {
         head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     head.extend(b"\r\n");
     // Its length and how many fields it has.
-    head::End::default().find(&head, true)?;
-    request::judge(&head, false, rules).map(drop)
+    head::End::default().find(&head, (true, choices.head))?;
+    request::judge(&head, false, Law { rules, choices }).map(drop)
+}
+
+/// What one head is judged by.
+#[derive(Clone, Copy, Debug)]
+struct Law<'a> {
+    rules: &'a Rules,
+    choices: Choices,
+}
+
+impl Law<'_> {
+    /// Whether a field's name may have an underscore.
+    fn allows_underscores(self) -> bool {
+        self.rules.underscores || self.choices.keeps_underscores
+    }
 }
 
 /// What operators may choose.

@@ -15,28 +15,30 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 /// not been read, or where its client is not understood.
 pub(crate) fn local(open: OpenRequest, failure: Failure) -> Response<AnswerBody> {
     if failure.reason == Reason::BadRequest && open.downstream().refusal().is_none() {
-        open.downstream().relay.observer.metrics.bad_request(Oddity::Ambiguous);
+        let oddity = failure.oddity.unwrap_or(Oddity::Ambiguous);
+        open.downstream().relay.observer.metrics.bad_request(oddity);
     }
-    let status = failure.reason.status();
+    let status = failure.oddity.map_or(failure.reason.status(), Oddity::status);
     failed(open, failure, status)
 }
 
 /// The answer to a request that is not admitted, whose oddity has been counted.
 pub(crate) fn refused(open: OpenRequest, refusal: Refusal) -> Response<AnswerBody> {
-    failed(open, Failure::new(Reason::BadRequest, &refusal), refusal.oddity.status())
+    failed(open, refusal.into(), refusal.oddity.status())
 }
 
 fn failed(mut open: OpenRequest, failure: Failure, status: u16) -> Response<AnswerBody> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     let cluster = open.draft().cluster.clone();
     let text = text(failure.reason, cluster.as_deref(), open.downstream());
+    let is_odd = failure.reason == Reason::BadRequest;
     let draft = open.draft();
     draft.status = status.as_u16();
     draft.failure = Some(failure);
     // What was late has been dealt with.
     open.downstream().deadline.exempt();
     open.downstream().deadline.no_stage();
-    let ends = open.downstream().request_completed_at().is_none() || status == StatusCode::BAD_REQUEST;
+    let ends = open.downstream().request_completed_at().is_none() || is_odd;
     let mut response = if open.draft().is_call() {
         call_failed(open, &text)
     } else {

@@ -58,15 +58,11 @@ async fn serve_known(relay: Arc<Relay>, stream: TcpStream, client: DownstreamAdd
     let routed = route(&relay.snapshot.load(), orig_dst);
     let timeouts = routed.as_ref().map_or(relay.settings.timeouts, |route| route.timeouts);
     let wire = Wire::new(stream, relay.settings.redirects);
-    let site = relay
-        .snapshot
-        .load()
-        .by_gateway
-        .get(&orig_dst.0)
-        .filter(|site| site.scheme == Scheme::Https)
-        .cloned();
-    let site = site.filter(|_| routed.is_none());
+    let site = relay.snapshot.load().by_gateway.get(&orig_dst.0).cloned().filter(|_| routed.is_none());
     let mut connection = Connection::new(relay, wire, (client, local), (orig_dst, identity), timeouts);
+    let of_service = || routed.as_ref().map(|route| route.cluster.choices);
+    connection.choices = site.as_ref().map(|site| site.choices).or_else(of_service).unwrap_or_default();
+    let site = site.filter(|site| site.scheme == Scheme::Https);
     if routed.is_none() && !Box::pin(proxy_protocol::accept(&mut connection)).await {
         return Ok(());
     }

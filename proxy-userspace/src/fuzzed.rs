@@ -5,6 +5,7 @@
 mod admission;
 
 mod route {
+    pub(crate) mod choices;
     pub(crate) mod host;
     pub(crate) mod path;
     pub(crate) mod target;

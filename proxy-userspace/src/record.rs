@@ -1,6 +1,7 @@
 //! The record of a request while it is being made.
 
 use crate::{
+    admission::{Oddity, Refusal},
     balance::random,
     downstream::Downstream,
     flow::{LaneLabel, Reason, RequestRecord},
@@ -25,17 +26,25 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) error: Option<String>,
+    /// What is odd about a request that its route does not admit.
+    pub(crate) oddity: Option<Oddity>,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, error: &dyn std::fmt::Display) -> Self {
-        Self { reason, error: Some(error.to_string()) }
+        Self { reason, error: Some(error.to_string()), oddity: None }
     }
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, error: None }
+        Self { reason, error: None, oddity: None }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { oddity: Some(refusal.oddity), ..Self::new(Reason::BadRequest, &refusal) }
     }
 }
 

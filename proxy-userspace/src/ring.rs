@@ -4,6 +4,7 @@
 
 mod admission;
 mod bodies;
+mod choices;
 mod client_certificates;
 mod combinations;
 mod conformance;

@@ -1,5 +1,6 @@
 //! From what a client asked for to where its requests go.
 
+pub(crate) mod choices;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod cors;

@@ -10,26 +10,31 @@ use drive::{End, drive};
 use forward::{forward, limits, towards_endpoint, wanted_lane};
 
 use crate::{
-    admission, answer,
+    admission::{self, Oddity},
+    answer,
     body::AnswerBody,
     downstream::{Downstream, DownstreamIo, Phase},
     fields,
     flow::{LaneLabel, Reason},
     record::{Draft, Failure, OpenRequest},
-    route::{path, route, rule::Limits},
+    route::{
+        choices::{Choices, EscapedSlashes, HeadLimits},
+        path, route,
+        rule::Limits,
+    },
     splice::Task,
     upgrade::{self, Agreed},
     upstream::Upstream,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use std::{convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 
-/// Largest request head, and the most that is read at once.
-const READ_BUFFER: usize = admission::HEAD_MAX;
+/// Fields of a head that hyper reads without being told.
+const FIELDS: usize = 100;
 
 /// Serves HTTP/1 on a connection until it ends. `replay` has been read from it already.
 pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
@@ -39,14 +44,7 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let io = DownstreamIo::new(Arc::clone(&downstream), &replay);
     // In a box, as hyper keeps the room for it also while there is none: 10 KiB a connection.
     let service = service_fn(|request| Box::pin(exchange(Arc::clone(&downstream), request)));
-    let mut http = Box::pin(
-        http1::Builder::new()
-            .half_close(true)
-            .preserve_header_case(true)
-            .auto_date_header(false)
-            .max_buf_size(READ_BUFFER)
-            .serve_connection(io, service),
-    );
+    let mut http = Box::pin(builder(downstream.choices.head).serve_connection(io, service));
     let end = drive(&downstream, http.as_mut()).await;
     downstream.splice.leave(&downstream);
     let answered = matches!(end, End::Done(Ok(())));
@@ -65,6 +63,17 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     if refused || (answered && !downstream.splice.is_cut()) {
         Box::pin(downstream.take_leave()).await;
     }
+}
+
+fn builder(limits: HeadLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // The largest head is the most that is read at once.
+    builder.half_close(true).preserve_header_case(true).auto_date_header(false).max_buf_size(limits.bytes);
+    if limits.fields > FIELDS {
+        // Otherwise it needs no memory of its own for them.
+        builder.max_headers(limits.fields);
+    }
+    builder
 }
 
 /// What remains to be said when hyper is gone and the socket is still ours.
@@ -202,6 +211,29 @@ fn takes_hop<B>(request: &mut Request<B>) -> Result<bool, Failure> {
     fields::take_hop(&method, request.headers_mut()).map_err(|why| Failure::new(Reason::BadRequest, &why))
 }
 
+/// Whether a request may pass by its own route's choices, which may be stricter than what its connection admits.
+fn admit(downstream: &Downstream, request: &Request<Incoming>, choices: Choices) -> Result<(), Failure> {
+    if downstream.choices == choices {
+        return Ok(());
+    }
+    let law = (&*downstream.relay.rules, choices);
+    Ok(admission::by_route(request, law, downstream.is_stream())?)
+}
+
+/// Where a client is to go instead, with the separators of its path unescaped, if its route says so.
+fn unescaped(uri: &Uri, choices: Choices) -> Result<Option<Own>, Failure> {
+    let refused = |why| Failure::from(Oddity::Path.because(why));
+    let path::Spelling { path, doubts } = path::read(uri.path()).map_err(refused)?;
+    if !choices.redirects(doubts) {
+        return Ok(None);
+    }
+    let path = path::unescaped(&path).map_err(refused)?;
+    let location = uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    let location = HeaderValue::try_from(location).map_err(|_| refused("the target is no Location"))?;
+    let fields = HeaderMap::from_iter([(header::LOCATION, location)]);
+    Ok(Some(Own { status: StatusCode::TEMPORARY_REDIRECT, fields }))
+}
+
 /// The pipeline: route, admission, balance, policy, connect or reuse, send, relay the answer's head.
 async fn relay(
     downstream: &Arc<Downstream>,
@@ -229,6 +261,13 @@ async fn relay(
         // OPTIONS *: whoever reads it answers for itself.
         return Ok(Answer::Own(Own::of_the_last_hop(request.method())));
     }
+    let choices = route.cluster.choices;
+    admit(downstream, &request, choices)?;
+    if choices.escaped_slashes == EscapedSlashes::Redirect
+        && let Some(own) = unescaped(request.uri(), choices)?
+    {
+        return Ok(Answer::Own(own));
+    }
     if !takes_hop(&mut request)? {
         return Ok(Answer::Own(Own::of_the_last_hop(request.method())));
     }
@@ -236,9 +275,8 @@ async fn relay(
     downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     let wanted = wanted_lane(downstream, &request);
     let mut request = towards_endpoint(downstream, route.timeouts, request);
-    if let Some(uri) =
-        path::one_spelling(request.uri()).map_err(|why| Failure::new(Reason::BadRequest, &why))?
-    {
+    let spelled = path::one_spelling(request.uri(), choices);
+    if let Some(uri) = spelled.map_err(|why| Failure::from(Oddity::Path.because(why)))? {
         *request.uri_mut() = uri;
     }
     if downstream.splice.resumed().is_some() {

@@ -1,5 +1,6 @@
 //! The immutable result of one reading of the objects: what route, balance and the kernel maps use.
 
+mod admission;
 mod annotations;
 mod builder;
 mod claims;
@@ -26,7 +27,10 @@ pub use datagrams::DatagramServices;
 use crate::{
     identity::PodIndex,
     policy::{EndpointPolicy, Register, access::Access},
-    route::table::{Routes, Site},
+    route::{
+        choices::Choices,
+        table::{Routes, Site},
+    },
     sharded::Sharded,
     tls::Keyring,
 };
@@ -146,6 +150,8 @@ pub struct Cluster {
     pub timeouts: Timeouts,
     /// `weir.dev/acceleration`.
     pub acceleration: AccelerationChoice,
+    /// `weir.dev/admission`: for requests to its own addresses.
+    pub(crate) choices: Choices,
 }
 
 impl Cluster {

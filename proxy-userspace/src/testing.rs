@@ -12,6 +12,7 @@ use crate::{
             Ports, Selector, Span, Transports,
         },
     },
+    route::choices::Choices,
     snapshot::{AccelerationChoice, Cluster, Endpoint, Lane, Protocol, Snapshot, Timeouts, Traffic},
 };
 use clap::Parser;
@@ -67,6 +68,7 @@ pub(crate) fn cluster_of(endpoints: &[SocketAddr]) -> Cluster {
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
         timeouts: Timeouts::from(config(&[]).timeouts),
         acceleration: AccelerationChoice::Default,
+        choices: Choices::default(),
     }
 }
 

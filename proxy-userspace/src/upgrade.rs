@@ -179,7 +179,7 @@ pub(crate) async fn carry(downstream: &Downstream, agreed: Box<Agreed>, told: bo
 
 fn untold(downstream: &Downstream) -> Failure {
     match downstream.why_it_broke_off() {
-        Failure { reason: Reason::DownstreamReset, error: None } => {
+        Failure { reason: Reason::DownstreamReset, error: None, .. } => {
             Failure::new(Reason::DownstreamReset, &"the client did not take the answer to its upgrade")
         }
         other => other,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use super::{Framer, Oddity, Part};
+use crate::route::choices::{Choices, EscapedSlashes, MOST};
 use proxy_common::head::scan_request;
 use std::sync::Arc;
 
@@ -44,9 +45,20 @@ pub(super) fn strict() -> Framer {
     Framer::of_client(Arc::default(), false)
 }
 
+/// What a connection lets through of whose routes one or another admits everything.
+fn generous() -> Framer {
+    strict().admitting(Choices {
+        head: MOST,
+        escaped_slashes: EscapedSlashes::Keep,
+        keeps_non_utf8: true,
+        keeps_underscores: true,
+        rejects_empty_segments: false,
+    })
+}
+
 /// Length of the body, or that it is chunked, as httparse sees the head that passed.
 fn framing(head: &[u8]) -> Option<u64> {
-    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut fields = [httparse::EMPTY_HEADER; MOST.fields];
     let mut request = httparse::Request::new(&mut fields);
     let parsed = request.parse(head);
     assert_eq!(parsed, Ok(httparse::Status::Complete(head.len())), "{}", head.escape_ascii());
@@ -63,13 +75,20 @@ fn framing(head: &[u8]) -> Option<u64> {
     }
 }
 
-/// What must hold for any bytes of a client; whether its first head is admitted.
+/// What must hold for any bytes of a client, whatever its routes admit; whether its first head is admitted by the
+/// strict choices.
 #[cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "only the fuzz target is outside"))]
 pub fn agrees(bytes: &[u8]) -> bool {
-    let mut whole = Way::new(strict());
+    let (admitted, more) = (agrees_with(bytes, strict), agrees_with(bytes, generous));
+    assert!(more || !admitted, "what is more generous refuses more: {}", bytes.escape_ascii());
+    admitted
+}
+
+fn agrees_with(bytes: &[u8], framer: fn() -> Framer) -> bool {
+    let mut whole = Way::new(framer());
     whole.read(bytes);
     let scanned = scan_request(bytes);
-    let mut first = Way::new(strict());
+    let mut first = Way::new(framer());
     let end = (1..=bytes.len()).find(|end| {
         first.read(&bytes[end - 1..*end]);
         first.framer.heads() > 0 || first.framer.refusal().is_some()
@@ -97,7 +116,7 @@ pub fn agrees(bytes: &[u8]) -> bool {
         assert_eq!(length, Some(scanned.content_length));
     }
     // The whole, and piece by piece.
-    let mut pieces = Way::new(strict());
+    let mut pieces = Way::new(framer());
     bytes.chunks(3).for_each(|piece| pieces.read(piece));
     assert_eq!(pieces.fate(), whole.fate(), "{}", bytes.escape_ascii());
     true

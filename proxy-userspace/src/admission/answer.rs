@@ -1,18 +1,18 @@
 //! An answer's head: can its client and we not disagree about where it ends?
 
 use super::{
-    Admitted, Body, Oddity, Refusal, Rules,
+    Admitted, Body, Law, Oddity, Refusal,
     head::{Direction, Framing, has_control, lines},
 };
 
 /// Judges a whole head; `to_head` where the request was HEAD, `asked` where it asked for an upgrade. Bare LF has been let through: hyper writes
 /// every head anew.
-pub(super) fn judge(head: &[u8], (to_head, asked): (bool, bool), rules: &Rules) -> Result<Admitted, Refusal> {
+pub(super) fn judge(head: &[u8], (to_head, asked): (bool, bool), law: Law<'_>) -> Result<Admitted, Refusal> {
     let mut lines = lines(head);
     let (is_http_11, status) = status_line(lines.next().unwrap_or_default())?;
     let mut fields = Framing::default();
     for field in lines {
-        fields.read(field, Direction::Answer, rules)?;
+        fields.read(field, Direction::Answer, law)?;
     }
     let said = fields.body(is_http_11)?;
     let switches = status == 101;

@@ -4,7 +4,8 @@
 //! A head is judged when it is whole, so that its verdict cannot depend on how it was cut; bodies pass as they
 //! come.
 
-use super::{Admitted, Body, Oddity, Refusal, Rules, answer, chunked::Chunked, head::End, request};
+use super::{Admitted, Body, Law, Oddity, Refusal, Rules, answer, chunked::Chunked, head::End, request};
+use crate::route::choices::Choices;
 use std::sync::Arc;
 
 /// Interim answers before the answer.
@@ -14,6 +15,7 @@ const INTERIM_MAX: u8 = 16;
 #[derive(Debug)]
 pub(crate) struct Framer {
     rules: Arc<Rules>,
+    choices: Choices,
     side: Side,
     state: State,
     refusal: Option<(Refusal, Part)>,
@@ -64,13 +66,18 @@ impl Framer {
     /// For what a client sends; `is_secure` where that comes over TLS.
     pub(crate) fn of_client(rules: Arc<Rules>, is_secure: bool) -> Self {
         let (side, state) = (Side::Client { is_last: false, is_secure }, State::Head(End::default()));
-        Self { rules, side, state, refusal: None, heads: 0 }
+        Self { rules, choices: Choices::default(), side, state, refusal: None, heads: 0 }
+    }
+
+    /// The same, letting through what one route or another admits.
+    pub(crate) fn admitting(self, choices: Choices) -> Self {
+        Self { choices, ..self }
     }
 
     /// For what an endpoint sends.
     pub(crate) fn of_endpoint(rules: Arc<Rules>) -> Self {
         let side = Side::Endpoint { to_head: false, asked: false, interim: 0 };
-        Self { rules, side, state: State::Silent, refusal: None, heads: 0 }
+        Self { rules, choices: Choices::default(), side, state: State::Silent, refusal: None, heads: 0 }
     }
 
     /// A request is being sent to the endpoint; `to_head` where it is HEAD, `asked` where it asks for an upgrade.
@@ -99,14 +106,16 @@ impl Framer {
     /// Passes what the current state can; `None` where it needs more bytes, or wants none.
     fn step(&mut self, bytes: &[u8]) -> Option<usize> {
         match &mut self.state {
-            State::Head(end) => match end.find(bytes, matches!(self.side, Side::Client { .. })) {
-                Ok(found) => {
-                    let (start, end) = (end.start, found?);
-                    self.head(bytes.get(start..end).unwrap_or_default());
-                    self.refusal.is_none().then_some(end)
+            State::Head(end) => {
+                match end.find(bytes, (matches!(self.side, Side::Client { .. }), self.choices.head)) {
+                    Ok(found) => {
+                        let (start, end) = (end.start, found?);
+                        self.head(bytes.get(start..end).unwrap_or_default());
+                        self.refusal.is_none().then_some(end)
+                    }
+                    Err(refusal) => self.refuse(refusal, Part::Head),
                 }
-                Err(refusal) => self.refuse(refusal, Part::Head),
-            },
+            }
             State::Length(left) => {
                 let passed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= passed as u64;
@@ -135,9 +144,10 @@ impl Framer {
 
     /// Judges a whole head.
     fn head(&mut self, head: &[u8]) {
+        let law = Law { rules: &self.rules, choices: self.choices };
         let judged = match self.side {
-            Side::Client { is_secure, .. } => request::judge(head, is_secure, &self.rules),
-            Side::Endpoint { to_head, asked, .. } => answer::judge(head, (to_head, asked), &self.rules),
+            Side::Client { is_secure, .. } => request::judge(head, is_secure, law),
+            Side::Endpoint { to_head, asked, .. } => answer::judge(head, (to_head, asked), law),
         };
         match judged {
             Ok(admitted) => self.begins(admitted),

@@ -1,14 +1,9 @@
 //! Heads as bytes: where one ends, its lines, and the fields that say how the message goes on.
 
-use super::{Body, Oddity, Refusal, Rules};
+use super::{Body, Law, Oddity, Refusal};
+use crate::route::choices::HeadLimits;
 use memchr::memchr;
 
-/// The longest head, its empty line included: hyper reads no longer one.
-pub(crate) const HEAD_MAX: usize = 64 * 1024;
-/// The longest field, its line's end not included.
-const FIELD_MAX: usize = 16 * 1024;
-/// Fields of a head: hyper's own limit.
-const FIELDS_MAX: u32 = 100;
 /// Digits of a Content-Length: what every server can count.
 const DIGITS_MAX: usize = 18;
 
@@ -19,7 +14,7 @@ pub(super) struct End {
     seen: usize,
     /// Where the line begins that they end in.
     line: usize,
-    lines: u32,
+    lines: usize,
     /// Where the first line begins.
     pub(super) start: usize,
 }
@@ -31,9 +26,13 @@ impl End {
     }
 
     /// Where the head ends; `None` while it does not. `bytes` are those of the last call and more. What is found
-    /// depends on where it stands, never on how the bytes were cut.
-    pub(super) fn find(&mut self, bytes: &[u8], strict: bool) -> Result<Option<usize>, Refusal> {
-        let window = bytes.get(..HEAD_MAX).unwrap_or(bytes);
+    /// depends on where it stands, never on how the bytes were cut. `strict` takes no bare LF.
+    pub(super) fn find(
+        &mut self,
+        bytes: &[u8],
+        (strict, limits): (bool, HeadLimits),
+    ) -> Result<Option<usize>, Refusal> {
+        let window = bytes.get(..limits.bytes).unwrap_or(bytes);
         while let Some(at) = window.get(self.seen..).and_then(|rest| memchr(b'\n', rest)) {
             let line_feed = self.seen + at;
             let line = window.get(self.line..line_feed).unwrap_or_default();
@@ -46,8 +45,8 @@ impl End {
             self.line = self.seen;
             if !is_empty {
                 self.lines += 1;
-                if self.lines > FIELDS_MAX + 1 {
-                    return Err(Oddity::FieldCount.because("more than 100 fields"));
+                if self.lines > limits.fields.saturating_add(1) {
+                    return Err(Oddity::FieldCount.because("too many fields"));
                 }
             } else if self.lines > 0 {
                 return Ok(Some(self.seen));
@@ -58,10 +57,10 @@ impl End {
             }
         }
         self.seen = window.len();
-        match (window.len() < HEAD_MAX, self.lines) {
+        match (window.len() < limits.bytes, self.lines) {
             (true, _) => Ok(None),
-            (false, 0) => Err(Oddity::TargetLength.because("the first line is longer than 64 KiB")),
-            (false, _) => Err(Oddity::HeadLength.because("the head is longer than 64 KiB")),
+            (false, 0) => Err(Oddity::TargetLength.because("the first line is longer than a head may be")),
+            (false, _) => Err(Oddity::HeadLength.because("the head is too long")),
         }
     }
 }
@@ -98,34 +97,34 @@ pub(super) struct Framing<'a> {
 
 impl<'a> Framing<'a> {
     /// Reads a field.
-    pub(super) fn read(
-        &mut self,
-        line: &'a [u8],
-        direction: Direction,
-        rules: &Rules,
-    ) -> Result<(), Refusal> {
-        if line.len() > FIELD_MAX {
-            return Err(Oddity::HeadLength.because("a field is longer than 16 KiB"));
+    pub(super) fn read(&mut self, line: &'a [u8], direction: Direction, law: Law<'_>) -> Result<(), Refusal> {
+        if line.len() > law.choices.head.field {
+            return Err(Oddity::HeadLength.because("a field is too long"));
         }
         let (name, value) = split(line)?;
         if has_control(value) {
             return Err(Oddity::FieldValue.because("a field has a control character"));
         }
         let is_hidden = name.iter().fold(false, |found, byte| found | (*byte == b'_'));
-        if is_hidden && direction == Direction::Request && !rules.underscores {
-            return Err(Oddity::Underscore.because("a field's name has an underscore"));
+        if is_hidden && direction == Direction::Request {
+            if !law.allows_underscores() {
+                return Err(Oddity::Underscore.because("a field's name has an underscore"));
+            }
+            if frames_in_disguise(name) {
+                return Err(Oddity::Underscore.because("a field's name frames the message for some servers"));
+            }
         }
         let value = value.trim_ascii();
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.host(value),
             6 if name.eq_ignore_ascii_case(b"expect") => expect(value, direction),
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.upgrade.1 |= rules.upgrade(value).is_some();
+                self.upgrade.1 |= law.rules.upgrade(value).is_some();
                 Ok(())
             }
             10 if name.eq_ignore_ascii_case(b"connection") => self.connection(value, direction),
-            14 if is_called(name, b"content-length", rules) => self.length(value),
-            17 if is_called(name, b"transfer-encoding", rules) => self.coding(value),
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.coding(value),
             _ => Ok(()),
         }
     }
@@ -236,13 +235,12 @@ fn split(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     }
 }
 
-/// Whether a field is this one, or would be to a server that takes underscores for hyphens.
-fn is_called(name: &[u8], wanted: &[u8], rules: &Rules) -> bool {
-    let fold = |byte: u8| match byte {
-        b'_' if rules.underscores => b'-',
-        other => other.to_ascii_lowercase(),
-    };
-    name.iter().map(|byte| fold(*byte)).eq(wanted.iter().copied())
+/// Whether a field would say where the message ends to a server that takes underscores for hyphens: neither this
+/// agent nor hyper reads it so.
+fn frames_in_disguise(name: &[u8]) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let called = |wanted: &[u8]| name.iter().map(fold).eq(wanted.iter().copied());
+    called(b"content-length") || called(b"transfer-encoding")
 }
 
 /// RFC 9110 section 5.6.2.

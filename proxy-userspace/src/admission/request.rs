@@ -1,10 +1,10 @@
 //! A request's head: has it one meaning to every server on its way?
 
 use super::{
-    Admitted, Body, Oddity, Refusal, Rules,
+    Admitted, Body, Law, Oddity, Refusal, Rules,
     head::{Direction, Framing, is_token, lines},
 };
-use crate::route::{host, path};
+use crate::route::{choices::Choices, host, path};
 
 /// The longest target.
 const TARGET_MAX: usize = 8 * 1024;
@@ -53,15 +53,15 @@ const METHODS: &[&str] = &[
 ];
 
 /// Judges a whole head, from its first line to its empty one; `is_secure` where it came over TLS.
-pub(super) fn judge(head: &[u8], is_secure: bool, rules: &Rules) -> Result<Admitted, Refusal> {
+pub(super) fn judge(head: &[u8], is_secure: bool, law: Law<'_>) -> Result<Admitted, Refusal> {
     let mut lines = lines(head);
-    let line = Line::read(lines.next().unwrap_or_default(), is_secure, rules)?;
+    let line = Line::read(lines.next().unwrap_or_default(), is_secure, law.rules)?;
     let mut fields = Framing::default();
     for field in lines {
-        fields.read(field, Direction::Request, rules)?;
+        fields.read(field, Direction::Request, law)?;
     }
     line.check_host(fields.host)?;
-    line.check_path()?;
+    line.check_path(law.choices)?;
     let body = fields.body(line.is_http_11)?.unwrap_or(Body::Length(0));
     if line.method == b"TRACE" && body != Body::Length(0) {
         return Err(Oddity::Trace.because("TRACE with a body"));
@@ -168,7 +168,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn check_path(&self) -> Result<(), Refusal> {
+    fn check_path(&self, choices: Choices) -> Result<(), Refusal> {
         let (_, target) = self.parts()?;
         if target == b"*" {
             return Ok(());
@@ -180,6 +180,6 @@ impl<'a> Line<'a> {
             return Err(Oddity::TargetForm.because("the query has a byte that is not a target's"));
         }
         let path = std::str::from_utf8(path).map_err(|_| Oddity::Path.because("the path is not ASCII"))?;
-        path::canonical(path).map(drop).map_err(|why| Oddity::Path.because(why))
+        path::within(path, choices).map(drop).map_err(|why| Oddity::Path.because(why))
     }
 }

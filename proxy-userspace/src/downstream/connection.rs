@@ -9,6 +9,7 @@ use crate::{
     orig_dst::{DownstreamAddr, OrigDstAddr},
     party::Passages,
     relay::Relay,
+    route::choices::Choices,
     snapshot::{Snapshot, Timeouts},
     splice::Splice,
     wire::Wire,
@@ -39,6 +40,8 @@ pub(crate) struct Connection {
     pub(crate) lease: Option<Lease>,
     /// The timeouts that hold outside of requests.
     pub(crate) timeouts: Timeouts,
+    /// What any route admits that a request on it may have, when it was accepted.
+    pub(crate) choices: Choices,
     pub(crate) splice: Splice,
     /// What holds for this client at endpoints.
     pub(crate) passages: Passages,
@@ -66,6 +69,7 @@ impl Connection {
             local,
             orig_dst,
             timeouts,
+            choices: Choices::default(),
             splice: Splice::default(),
             passages: Passages::default(),
             client_key: FlowKey::new(client.0, local),

@@ -17,6 +17,7 @@ impl Gate {
     /// `replay` has been read from the client already.
     pub(super) fn new(shared: &Downstream, replay: &[u8]) -> Self {
         let framer = Framer::of_client(shared.relay.rules.clone(), shared.wire.is_secure());
+        let framer = framer.admitting(shared.choices);
         let mut gate = Self { framer, held: BytesMut::new(), ready: Bytes::new() };
         if !replay.is_empty() {
             shared.splice.read(replay.len());

@@ -14,7 +14,10 @@ use super::{
     access::{Access, Direction, Party, Side, Transport, Verdict},
 };
 use crate::{
-    route::table::{Place, Scheme, Site, Where},
+    route::{
+        choices::Choices,
+        table::{Place, Scheme, Site, Where},
+    },
     snapshot::{Family, Snapshot},
 };
 use anyhow::{Context, ensure};
@@ -244,12 +247,15 @@ impl Question {
     pub(crate) fn told(&self, snapshot: &Snapshot, ports: &Ports) -> anyhow::Result<(Party, Vec<Told>)> {
         ensure!(self.http.is_none() || self.transport == Transport::Tcp, "HTTP is spoken on TCP alone");
         let Ends { client, endpoints } = self.ends(snapshot, ports)?;
-        let request = self.http.as_ref().map(|http| http.request(self.authority()));
-        if let (Some(request), Some(site), [gate]) = (&request, self.site(snapshot), &endpoints[..]) {
+        let site = self.site(snapshot);
+        let choices = site.map_or_else(|| self.choices(snapshot), |site| site.choices);
+        let request = self.http.as_ref().map(|http| http.request(self.authority(), choices));
+        if let (Some(request), Some(site), [gate]) = (&request, site, &endpoints[..]) {
             let family = self.family.or_else(|| family_of(&self.to));
             let told = gate::requested(snapshot, (&client, gate), (site, family), request.as_ref());
             return Ok((client, told));
         }
+        let request = request.map(|request| request.and_then(|request| request.spelled(choices)));
         if endpoints.is_empty() {
             let because = "the Service has no endpoint that can be used".to_owned();
             let answer = Answer { at: format!("{:?}", self.to), fate: Fate::Drop, because };
@@ -286,6 +292,16 @@ impl Question {
         };
         let site = snapshot.routes.sites.get(&Place { at, port: self.port })?;
         (site.scheme == Scheme::Http).then_some(site)
+    }
+
+    /// What the Service admits that it is for, if it is for one.
+    fn choices(&self, snapshot: &Snapshot) -> Choices {
+        let cluster = match &self.to {
+            End::Service(name) => snapshot.clusters.get(&format!("{name}:{}", self.port)),
+            End::Address(ip) => snapshot.by_frontend.get(&SocketAddr::new(ip.to_canonical(), self.port)),
+            End::Pod(_) | End::Host | End::RemoteNode => None,
+        };
+        cluster.map(|cluster| cluster.choices).unwrap_or_default()
     }
 
     /// What a client would send as the host.

@@ -1,7 +1,9 @@
 //! What is not admitted, on whole connections: what the client is told, and what reaches no endpoint.
 
 use super::*;
-use crate::{admission::HEAD_MAX, flow::Reason};
+use crate::{flow::Reason, route::choices::HeadLimits};
+
+const HEAD_MAX: usize = HeadLimits::STRICT.bytes;
 
 fn get(fields: &str) -> String {
     format!("GET /a HTTP/1.1\r\nHost: web\r\n{fields}\r\n")

@@ -219,6 +219,7 @@ fn compare(
         .collect();
     let (status, head) = match act {
         Act::NoMatch => (404, HeaderMap::new()),
+        Act::NotAdmitted(_) => (400, HeaderMap::new()),
         Act::Broken(_) => (500, HeaderMap::new()),
         Act::Unavailable(_) => (503, HeaderMap::new()),
         Act::Preflight(head) => (204, head.clone()),

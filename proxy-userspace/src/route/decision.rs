@@ -2,6 +2,8 @@
 //! `weir route`.
 
 use super::{
+    choices::Choices,
+    path,
     rule::{Backend, Destination, Filters, PathPattern},
     table::{Found, Site},
     target::Target,
@@ -14,6 +16,8 @@ use std::sync::Arc;
 pub(crate) enum Act<'a> {
     /// 404: no rule is for it.
     NoMatch,
+    /// 400: its rule does not admit what is doubtful about its path.
+    NotAdmitted(&'static str),
     /// 500: its rule cannot be followed.
     Broken(&'a str),
     /// 503: its rule leads to nothing that is there.
@@ -48,6 +52,9 @@ pub(crate) fn act<'a>(
     backend: Option<&'a Backend>,
 ) -> Act<'a> {
     let rule = &*found.candidate.rule;
+    if let Some(outcome) = spelled(target, found.candidate.choices()) {
+        return outcome;
+    }
     if let Some(why) = &rule.broken {
         return Act::Broken(why);
     }
@@ -78,9 +85,28 @@ pub(crate) fn act<'a>(
     }
 }
 
+/// What becomes of a request that no rule is for: what the strict choices say, whatever other rules admit.
+pub(crate) fn unmatched(target: &Target<'_>) -> Act<'static> {
+    spelled(target, Choices::default()).unwrap_or(Act::NoMatch)
+}
+
+/// What becomes of a request because of how its path is spelled, if anything does.
+fn spelled(target: &Target<'_>, choices: Choices) -> Option<Act<'static>> {
+    if let Err(why) = choices.admit(target.doubts) {
+        return Some(Act::NotAdmitted(why));
+    }
+    choices.redirects(target.doubts).then(|| match path::unescaped(&target.path) {
+        Ok(path) => {
+            let location = target.query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+            Act::Redirect { status: StatusCode::TEMPORARY_REDIRECT, location }
+        }
+        Err(why) => Act::NotAdmitted(why),
+    })
+}
+
 /// Everything that can become of a request, once for every backend that may be chosen.
 pub(crate) fn acts<'a>(site: &'a Site, target: &Target<'_>) -> (Option<Found<'a>>, Vec<Act<'a>>) {
-    let Some(found) = site.find(target) else { return (None, vec![Act::NoMatch]) };
+    let Some(found) = site.find(target) else { return (None, vec![unmatched(target)]) };
     let backends = found.candidate.rule.backends.iter().filter(|backend| backend.weight > 0);
     let mut acts: Vec<_> = backends.map(|backend| act(site, found, target, Some(backend))).collect();
     if acts.is_empty() {

@@ -6,7 +6,7 @@ mod told;
 pub(crate) use told::{Explanation, Other, Outcome};
 
 use super::{
-    decision::{Act, Forward, acts},
+    decision::{Act, Forward, acts, unmatched},
     host, path,
     table::{Found, Place, Routes, Scheme, Site},
     target::Target,
@@ -73,7 +73,7 @@ impl Hypothetical {
         if target.is_about_the_server() {
             return Ok(vec![answered(204, "it is about the server")]);
         }
-        let Some(site) = best(&sites, &target) else { return Ok(vec![answered(404, "no rule is for it")]) };
+        let Some(site) = best(&sites, &target) else { return Ok(vec![nowhere(&target)]) };
         Ok(outcomes(site, &target, snapshot).1)
     }
 
@@ -98,7 +98,7 @@ impl Hypothetical {
         let site = best(&sites, &target);
         let (found, all) = match site {
             Some(site) => outcomes(site, &target, snapshot),
-            None => (None, vec![answered(404, "no rule is for it")]),
+            None => (None, vec![nowhere(&target)]),
         };
         Ok(Explanation {
             listener: found.map(|found| listener(&found, site)),
@@ -214,6 +214,14 @@ fn answered(status: u16, why: &str) -> Outcome {
     Outcome { backend: None, status: Some(status), notes: vec![why.to_owned()] }
 }
 
+/// Where no rule is for it.
+fn nowhere(target: &Target<'_>) -> Outcome {
+    match unmatched(target) {
+        Act::NotAdmitted(why) => answered(400, why),
+        _ => answered(404, "no rule is for it"),
+    }
+}
+
 /// The site with the most special rule.
 pub(super) fn best<'a>(sites: &'a [Arc<Site>], target: &Target<'_>) -> Option<&'a Site> {
     let found = sites.iter().filter_map(|site| Some((&**site, site.find(target)?)));
@@ -228,6 +236,7 @@ fn outcomes<'a>(
     let (found, acts) = acts(site, target);
     let outcomes = acts.into_iter().map(|act| match act {
         Act::NoMatch => answered(404, "no rule is for it"),
+        Act::NotAdmitted(why) => answered(400, why),
         Act::Broken(why) => answered(500, why),
         Act::Unavailable(why) => answered(503, why),
         Act::Preflight(_) => answered(204, "it asks what pages of other origins may do"),

@@ -1,6 +1,8 @@
 //! One rule of a route: which requests it is for, and what happens to them.
 
-use super::{cors::Cors, fields::Changes, path, redirect::Redirect, rewrite::Rewrite, target::Target};
+use super::{
+    choices::Choices, cors::Cors, fields::Changes, path, redirect::Redirect, rewrite::Rewrite, target::Target,
+};
 use crate::snapshot::Timeouts;
 use http::HeaderName;
 use regex::bytes::{Regex, RegexBuilder};
@@ -109,6 +111,15 @@ impl PathPattern {
             Self::Default => true,
         }
     }
+
+    /// Whether it is for every path, however that is spelled.
+    pub(crate) fn is_for_all(&self) -> bool {
+        match self {
+            Self::Prefix(prefix) => prefix.is_empty(),
+            Self::Default => true,
+            Self::Exact(_) | Self::Regex(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for PathPattern {
@@ -192,6 +203,8 @@ pub(crate) struct Rule {
     pub(crate) backends: Vec<Backend>,
     /// Instead of the Service's own timeouts.
     pub(crate) timeouts: Limits,
+    /// What it admits.
+    pub(crate) choices: Choices,
     /// When a request is tried again: known, not yet done.
     pub(crate) retry: Option<Retry>,
     /// How a client stays with an endpoint: known, not yet done.
@@ -324,6 +337,7 @@ mod tests {
             filters: Filters::default(),
             backends: weights.iter().map(backend).collect(),
             timeouts: Limits::default(),
+            choices: Choices::default(),
             retry: None,
             session: None,
             broken: None,

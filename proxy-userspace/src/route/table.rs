@@ -4,6 +4,7 @@
 use crate::tls::{Clients, Held, Offer, Proof, Secured, Terms};
 
 use super::{
+    choices::Choices,
     host::{HostPattern, Hosts},
     rule::{Conditions, PathPattern, Rule},
     target::Target,
@@ -81,6 +82,8 @@ pub struct Site {
     pub(crate) doors: Vec<Door>,
     /// Where it speaks TLS: what clients get, by the name that they ask for.
     pub(crate) offers: Hosts<Offer>,
+    /// What any of its rules admits.
+    pub(crate) choices: Choices,
 }
 
 /// The listeners of one Gateway at one place.
@@ -150,6 +153,12 @@ type Rank = (
 );
 
 impl Candidate {
+    /// What it admits: bytes that are no text only where it is for all paths.
+    pub(crate) fn choices(&self) -> Choices {
+        let choices = self.rule.choices;
+        Choices { keeps_non_utf8: choices.keeps_non_utf8 && self.path.is_for_all(), ..choices }
+    }
+
     /// The API's precedence.
     pub(crate) fn rank(&self) -> Rank {
         let Conditions { method, headers, query } = &self.conditions;
@@ -287,9 +296,14 @@ impl Site {
 
     /// How many matches all its rules have.
     pub(crate) fn matches(&self) -> usize {
+        self.candidates().count()
+    }
+
+    /// The matches of all its rules.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         let listeners = self.doors.iter().flat_map(|door| door.listeners.iter());
         let paths = listeners.flat_map(|(_, listener)| listener.hosts.iter());
-        paths.map(|(_, paths)| paths.iter().count()).sum()
+        paths.flat_map(|(_, paths)| paths.iter())
     }
 
     /// What of it belongs to one Gateway.
@@ -331,9 +345,7 @@ impl Routes {
 
     /// The names of all rules.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        let doors = self.sites.values().flat_map(|site| &site.doors);
-        let listeners = doors.flat_map(|door| door.listeners.iter().map(|(_, listener)| listener));
-        let paths = listeners.flat_map(|listener| listener.hosts.iter().map(|(_, paths)| paths));
-        paths.flat_map(Paths::iter).map(|candidate| &*candidate.rule.name)
+        let candidates = self.sites.values().flat_map(|site| site.candidates());
+        candidates.map(|candidate| &*candidate.rule.name)
     }
 }

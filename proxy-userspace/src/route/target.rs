@@ -1,6 +1,9 @@
 //! What of a request routes look at.
 
-use super::{host, path};
+use super::{
+    host,
+    path::{self, Doubts, Spelling},
+};
 use http::{HeaderMap, Method, Uri};
 use std::borrow::Cow;
 
@@ -11,6 +14,8 @@ pub(crate) struct Target<'a> {
     pub(crate) host: Option<String>,
     /// In its one spelling.
     pub(crate) path: Cow<'a, str>,
+    /// What its rule must admit.
+    pub(crate) doubts: Doubts,
     /// As it was sent.
     pub(crate) query: Option<&'a str>,
     /// As it was sent.
@@ -27,13 +32,16 @@ impl<'a> Target<'a> {
         uri: &'a Uri,
         headers: &'a HeaderMap,
     ) -> Result<Self, &'static str> {
-        let asked = match uri.path() {
-            "*" if *method == Method::OPTIONS => Cow::Borrowed("*"),
-            path => path::canonical(path)?,
+        let Spelling { path: asked, doubts } = match uri.path() {
+            "*" if *method == Method::OPTIONS => {
+                Spelling { path: Cow::Borrowed("*"), doubts: Doubts::default() }
+            }
+            path => path::read(path)?,
         };
         Ok(Self {
             host: host.map(host::name),
             path: asked,
+            doubts,
             query: uri.query(),
             method: method.as_str(),
             headers,

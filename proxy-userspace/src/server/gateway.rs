@@ -1,11 +1,12 @@
 //! A request that came to a Gateway or an Ingress: which rule it is for decides where it goes.
 
 use super::{
-    Answer, Own,
+    Answer, Own, admit,
     forward::{forward, limits, towards_endpoint, wanted_lane},
     takes_hop,
 };
 use crate::{
+    admission::Oddity,
     balance::random,
     downstream::Downstream,
     fields,
@@ -13,13 +14,13 @@ use crate::{
     record::{Draft, Failure},
     route::{
         Route,
-        decision::{Act, Forward, act},
+        choices::Choices,
+        decision::{Act, Forward, act, unmatched},
         host,
         table::Site,
         target::Target,
     },
     snapshot::{Family, Snapshot},
-    tls::Secured,
 };
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
@@ -32,8 +33,7 @@ pub(super) async fn relay(
     (site, snapshot): (&Site, &Arc<Snapshot>),
     mut request: Request<Incoming>,
 ) -> Result<Answer, Failure> {
-    let secured = downstream.wire.secured();
-    let (plan, target) = match plan(draft, (site, secured.map(|secured| &**secured)), &request)? {
+    let (plan, target) = match plan(downstream, draft, site, &request)? {
         Plan::Own(own) => return Ok(Answer::Own(own)),
         Plan::Forward(plan, target) => (plan, target),
     };
@@ -68,14 +68,16 @@ enum Plan<'a> {
 }
 
 fn plan<'a>(
+    downstream: &Downstream,
     draft: &mut Draft,
-    (site, secured): (&'a Site, Option<&Secured>),
+    site: &'a Site,
     request: &Request<Incoming>,
 ) -> Result<Plan<'a>, Failure> {
     let refuse = |why: &'static str| Failure::new(Reason::BadRequest, &why);
     let fields = request.headers();
     let hosts = (fields.get(header::HOST), fields.get_all(header::HOST).iter().count());
     let host = host::of_request(request.uri(), request.version(), hosts).map_err(refuse)?;
+    let secured = downstream.wire.secured().map(|secured| &**secured);
     if site.misdirects(secured, host.as_deref()) {
         return Err(Reason::Misdirected.into());
     }
@@ -83,15 +85,23 @@ fn plan<'a>(
     if target.is_about_the_server() {
         return Ok(Plan::Own(Own::of_the_last_hop(request.method())));
     }
-    let found = site.find(&target).ok_or(Reason::NoRoute)?;
+    let Some(found) = site.find(&target) else {
+        admit(downstream, request, Choices::default())?;
+        return Err(match unmatched(&target) {
+            Act::NotAdmitted(why) => Oddity::Path.because(why).into(),
+            _ => Reason::NoRoute.into(),
+        });
+    };
     if !found.listener.admits(secured) {
         return Err(Reason::Misdirected.into());
     }
     let rule = &found.candidate.rule;
     draft.route = Some(Arc::clone(&rule.name));
+    admit(downstream, request, found.candidate.choices())?;
     let mut fields = HeaderMap::new();
     match act(site, found, &target, rule.choose(random())) {
         Act::NoMatch => Err(Reason::NoRoute.into()),
+        Act::NotAdmitted(why) => Err(Oddity::Path.because(why).into()),
         Act::Broken(why) => Err(Failure::new(Reason::RouteInvalid, &why)),
         Act::Unavailable(why) => Err(Failure::new(Reason::NoEndpoint, &why)),
         Act::Preflight(fields) => Ok(Plan::Own(Own { status: StatusCode::NO_CONTENT, fields })),

@@ -14,9 +14,10 @@ use crate::{
     body::AnswerBody,
     downstream::{Connection, Downstream},
     record::{Draft, OpenRequest},
+    route::choices::HeadLimits,
 };
 use bytes::Bytes;
-use frames::{Excess, Frames, MAX_HEADER_LIST, MAX_STREAMS};
+use frames::{Excess, Frames, MAX_STREAMS};
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -95,7 +96,8 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
         streams.begins(Arc::clone(&stream));
         exchange(stream, request)
     });
-    let mut http = Box::pin(builder(streams.clone()).serve_connection(io, service));
+    let http = builder(streams.clone(), connection.choices.head);
+    let mut http = Box::pin(http.serve_connection(io, service));
     let end = drive(&connection, http.as_mut(), &frames, &streams).await;
     drop(http);
     streams.end().await;
@@ -103,14 +105,14 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     conclude(&connection, &frames, end).await;
 }
 
-fn builder(streams: Streams) -> http2::Builder<Streams> {
+fn builder(streams: Streams, limits: HeadLimits) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .auto_date_header(false)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(u32::try_from(limits.list()).unwrap_or(u32::MAX))
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .timer(TokioTimer::new())
@@ -248,8 +250,8 @@ async fn exchange(
     }
     let request = message::request(request);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let rules = &stream.relay.rules;
-    if let Err(refusal) = admission::check(request.method().as_str(), target, request.headers(), rules) {
+    let law = (&*stream.relay.rules, stream.choices);
+    if let Err(refusal) = admission::check(request.method().as_str(), target, request.headers(), law) {
         return Ok(refuse(stream, &request, refusal));
     }
     relayed(stream, request).await.map(message::answer)

@@ -1,11 +1,14 @@
 //! `weir.dev/*` annotations of a Service.
 
-use super::{AccelerationChoice, Timeouts};
-use crate::source::finding::quoted;
+use super::{
+    AccelerationChoice, Timeouts,
+    admission::{self, ADMISSION},
+};
+use crate::{route::choices::Choices, source::finding::quoted};
 use std::{collections::BTreeMap, time::Duration};
 
 /// What every annotation of ours starts with.
-const PREFIX: &str = "weir.dev/";
+pub(super) const PREFIX: &str = "weir.dev/";
 /// `weir.dev/timeouts`.
 const TIMEOUTS: &str = "weir.dev/timeouts";
 /// `weir.dev/acceleration`.
@@ -52,20 +55,26 @@ pub(super) struct Mistake {
 pub(super) struct Wishes {
     pub(super) timeouts: Timeouts,
     pub(super) acceleration: AccelerationChoice,
+    pub(super) choices: Choices,
     pub(super) mistakes: Vec<Mistake>,
 }
 
 /// Reads the annotations; `defaults` fills what they leave open.
 pub(super) fn read(annotations: Option<&BTreeMap<String, String>>, defaults: Timeouts) -> Wishes {
-    let mut wishes =
-        Wishes { timeouts: defaults, acceleration: AccelerationChoice::Default, mistakes: Vec::new() };
+    let mut wishes = Wishes {
+        timeouts: defaults,
+        acceleration: AccelerationChoice::Default,
+        choices: Choices::default(),
+        mistakes: Vec::new(),
+    };
     for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| key.starts_with(PREFIX)) {
         let outcome = match key.as_str() {
             TIMEOUTS => timeouts(value, defaults).map(|timeouts| wishes.timeouts = timeouts),
             ACCELERATION => acceleration(value).map(|choice| wishes.acceleration = choice),
+            ADMISSION => admission::read(value).map(|choices| wishes.choices = choices),
             _ => Err((
                 format!("annotation {} is unknown", quoted(key)),
-                format!("known: {TIMEOUTS}, {ACCELERATION}"),
+                format!("known: {TIMEOUTS}, {ACCELERATION}, {ADMISSION}"),
             )),
         };
         if let Err((text, fix)) = outcome {
@@ -165,6 +174,7 @@ mod tests {
     fn mistake(key: &str, value: &str) -> Mistake {
         let wishes = wishes(&[(key, value)]);
         assert_eq!(wishes.timeouts, Timeouts::default(), "{value} leaves the defaults");
+        assert_eq!(wishes.choices, Choices::default(), "{value} leaves the defaults");
         assert_eq!(wishes.mistakes.len(), 1, "{value}");
         wishes.mistakes[0].clone()
     }
@@ -240,6 +250,12 @@ mod tests {
         assert_eq!(wishes(&[(ACCELERATION, "off")]).acceleration, AccelerationChoice::Off);
         assert_eq!(wishes(&[(ACCELERATION, "default")]).acceleration, AccelerationChoice::Default);
         assert!(mistake(ACCELERATION, "true").fix.contains("on, off, default"));
+    }
+
+    #[test]
+    fn admission_is_for_requests_to_the_services_own_addresses() {
+        assert!(wishes(&[(ADMISSION, "underscores=keep")]).choices.keeps_underscores);
+        assert_eq!(mistake(ADMISSION, "underscores=keep,head=2GiB").key, ADMISSION);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub(super) fn make(
         endpoints: endpoints(service, port, slices),
         timeouts: service.timeouts,
         acceleration: service.acceleration,
+        choices: service.choices,
     }
 }
 

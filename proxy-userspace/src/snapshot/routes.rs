@@ -12,9 +12,15 @@ mod http;
 mod ingress;
 mod trust;
 
-use super::{BuildOptions, builder::distinct, conditions::ObjectStatus};
+use super::{
+    BuildOptions,
+    admission::{self, ADMISSION},
+    builder::distinct,
+    conditions::ObjectStatus,
+};
 use crate::{
     route::{
+        choices::Choices,
         host::{HostPattern, Hosts},
         rule::{Conditions, PathPattern, Rule},
         table::{Candidate, Door, Listener, Paths, Place, Routes, Scheme, Site, Where},
@@ -59,6 +65,37 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.path.is_empty() { f.write_str(&self.text) } else { write!(f, "{}: {}", self.path, self.text) }
     }
+}
+
+/// What an HTTPRoute or an Ingress says that its requests may be like.
+fn choices<T: Resource + Metadata<Ty = ObjectMeta>>(
+    source: &Sourced<T>,
+    findings: &mut Vec<Finding>,
+) -> Choices {
+    let (choices, mistakes) = admission::of_route(source.object.metadata().annotations.as_ref());
+    findings.extend(mistakes.into_iter().map(|mistake| {
+        let line = source.lines.field(&mistake.key);
+        source.finding(Severity::Error, line, mistake.text, mistake.fix)
+    }));
+    choices
+}
+
+/// Says where the choice to keep bytes that are no text does not hold.
+fn lint_choices<T: Resource + Metadata<Ty = ObjectMeta>>(
+    source: &Sourced<T>,
+    attachments: &[Attachment],
+    findings: &mut Vec<Finding>,
+) {
+    let in_vain = |one: &&Attachment| one.rule.choices.keeps_non_utf8 && !one.path.is_for_all();
+    let mut in_vain = attachments.iter().filter(in_vain);
+    let Some(first) = in_vain.next() else { return };
+    let others = match in_vain.count() {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    let text = format!("{ADMISSION}: non-utf8=keep does not hold for {}{others}", first.path);
+    let line = source.lines.field(ADMISSION);
+    findings.push(source.finding(Severity::Warning, line, text, "it holds for the prefix / alone"));
 }
 
 /// A match of a rule, for a host.
@@ -160,6 +197,7 @@ impl Places {
             port: place.port,
             doors: Vec::new(),
             offers: Hosts::default(),
+            choices: Choices::default(),
         });
         let index = site.doors.iter().position(|one| *one.name == *door).unwrap_or_else(|| {
             site.doors.push(Door { name: door.into(), listeners: Default::default() });
@@ -196,6 +234,8 @@ impl Places {
             site.doors.sort_by(|a, b| a.name.cmp(&b.name));
             let listeners = site.doors.iter_mut().flat_map(|door| door.listeners.values_mut());
             listeners.flat_map(|listener| listener.hosts.values_mut()).for_each(Paths::settle);
+            let choices = site.candidates().map(Candidate::choices);
+            site.choices = choices.fold(Choices::default(), Choices::or);
         }
         let sites = self.0.into_iter().map(|(place, site)| (place, Arc::new(site))).collect();
         Routes { sites, ..Routes::default() }

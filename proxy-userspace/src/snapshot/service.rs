@@ -6,9 +6,12 @@ mod traffic;
 use super::{
     AccelerationChoice, BuildOptions, Lane, Protocol, Timeouts, Traffic, annotations, slice::forbidden,
 };
-use crate::source::{
-    Sourced,
-    finding::{Finding, Severity, quoted},
+use crate::{
+    route::choices::Choices,
+    source::{
+        Sourced,
+        finding::{Finding, Severity, quoted},
+    },
 };
 use k8s_openapi::{
     api::core::v1::{self, ServiceSpec},
@@ -30,6 +33,7 @@ pub(super) struct Service<'a> {
     pub(super) has_selector: bool,
     pub(super) timeouts: Timeouts,
     pub(super) acceleration: AccelerationChoice,
+    pub(super) choices: Choices,
 }
 
 /// One TCP port of a Service.
@@ -94,6 +98,7 @@ pub(super) fn read<'a>(
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
         timeouts: wishes.timeouts,
         acceleration: wishes.acceleration,
+        choices: wishes.choices,
     })
 }
 

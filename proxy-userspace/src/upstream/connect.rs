@@ -2,12 +2,13 @@
 
 use super::{Announced, Driver, Key, Sender, Speech, Upstream, UpstreamIo, UpstreamWire, trunk::Trunk};
 use crate::{
-    admission::{Framer, HEAD_MAX, Rules},
+    admission::{Framer, Rules},
     datapath::{Datapath, DatapathError, UpstreamLane},
     flow::Reason,
     listener::{KeepAlive, leaves_room},
     metrics::{Handshake, Metrics},
     record::Failure,
+    route::choices::HeadLimits,
     tls::{Proof, Secured},
     wire::{Role, Wire},
 };
@@ -25,7 +26,7 @@ use tokio::{net::TcpSocket, time::Instant};
 use tokio_rustls::TlsConnector;
 
 /// Largest answer head, and the most that is read at once.
-const READ_BUFFER: usize = HEAD_MAX;
+const READ_BUFFER: usize = HeadLimits::STRICT.bytes;
 
 /// Opens connections.
 #[derive(Clone)]

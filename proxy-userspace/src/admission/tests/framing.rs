@@ -93,12 +93,16 @@ fn s7_an_underscore_is_refused_unless_it_is_allowed_and_then_never_hides_the_fra
         Framer::of_client(Arc::new(rules), false)
     };
     assert_eq!(fate(allowing, get("X_Real_Ip: 10.0.0.1").as_bytes()).refusal, None);
-    for (field, oddity) in [
-        ("Transfer_Encoding: chunked\r\nContent-Length: 5", Oddity::BothLengths),
-        ("Content_Length: 5\r\nContent-Length: 3", Oddity::ContentLength),
-        ("Transfer_Encoding: gzip", Oddity::TransferEncoding),
+    // What hyper would not read as the framing must not be read so here either: what passed as a body would be its
+    // next request.
+    for field in [
+        "Transfer_Encoding: chunked\r\nContent-Length: 5",
+        "Content_Length: 5\r\nContent-Length: 3",
+        "Content_Length: 5",
+        "TRANSFER_encoding: gzip",
     ] {
-        assert_eq!(fate(allowing, post(field).as_bytes()).refusal, Some((oddity, Part::Head)), "{field}");
+        let refusal = fate(allowing, post(field).as_bytes()).refusal;
+        assert_eq!(refusal, Some((Oddity::Underscore, Part::Head)), "{field}");
     }
 }
 

@@ -200,7 +200,8 @@ fn p15_a_head_that_did_not_come_as_text_is_held_to_the_same_limits() {
         for _ in 1..count {
             fields.append("x", http::HeaderValue::from_static("y"));
         }
-        super::check("GET", "/", &fields, &Rules::default()).map_err(|refusal| refusal.oddity)
+        let law = (&Rules::default(), Choices::default());
+        super::check("GET", "/", &fields, law).map_err(|refusal| refusal.oddity)
     };
     assert_eq!((check(100), check(101)), (Ok(()), Err(Oddity::FieldCount)));
 }
@@ -232,6 +233,33 @@ fn p15_k3_what_is_too_long_is_414_or_431() {
     assert_eq!(line.map(|(oddity, _)| oddity.status()), Some(414));
 }
 
+#[test]
+fn p15_what_one_route_takes_passes_and_what_none_does_is_refused_however_it_is_cut() {
+    let head = HeadLimits { bytes: 200_000, field: 100_000, fields: 150 };
+    let of = |text: &str, size: usize| {
+        let mut way = Way::new(strict().admitting(Choices { head, ..Choices::default() }));
+        text.as_bytes().chunks(size).for_each(|piece| way.read(piece));
+        way.fate()
+    };
+    let long = |length: usize| format!("X: {}", "a".repeat(length));
+    let whole = |last: usize| get(&[long(80_000), long(80_000), long(last)].join("\r\n"));
+    let fitting = head.bytes - whole(0).len();
+    for (text, oddity) in [
+        (get(&long(99_997)), None),
+        (get(&long(99_998)), Some(Oddity::HeadLength)),
+        (whole(fitting), None),
+        (whole(fitting + 1), Some(Oddity::HeadLength)),
+        (get(&vec!["X: y"; 149].join("\r\n")), None),
+        (get(&vec!["X: y"; 150].join("\r\n")), Some(Oddity::FieldCount)),
+    ] {
+        let found = of(&text, text.len());
+        assert_eq!(found.refusal.map(|(oddity, _)| oddity), oddity, "{} bytes", text.len());
+        for size in [1000, 65_535, 65_536, head.bytes - 1, head.bytes] {
+            assert_eq!(of(&text, size), found, "{size} bytes at a time");
+        }
+    }
+}
+
 /// Too long for every cut: cut at some, and into small pieces.
 fn once(head: &str) -> Fate {
     let bytes = head.as_bytes();
@@ -259,4 +287,6 @@ fn k7_other_protocols_are_refused() {
     }
 }
 
-use crate::route::path;
+use crate::route::{choices::HeadLimits, path};
+
+const HEAD_MAX: usize = HeadLimits::STRICT.bytes;

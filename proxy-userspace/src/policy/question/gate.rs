@@ -55,6 +55,7 @@ pub(super) fn requested(
             own(Fate::Redirect, format!("{rule} answers {} with location {location}", status.as_u16()))
         }
         Act::NoMatch => own(Fate::Allow, format!("{rule}: it is answered 404")),
+        Act::NotAdmitted(why) => own(Fate::BadRequest, why.to_owned()),
         Act::Broken(why) => own(Fate::Allow, format!("{rule} answers 500: {why}")),
         Act::Unavailable(why) => own(Fate::Allow, format!("{rule} answers 503: {why}")),
         Act::Preflight(_) => own(Fate::Allow, format!("{rule} answers 204, what other origins may do")),

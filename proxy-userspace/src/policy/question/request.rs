@@ -1,6 +1,10 @@
 //! A request that is only talked about.
 
-use crate::{admission, policy::Asked, route::path};
+use crate::{
+    admission,
+    policy::Asked,
+    route::{choices::Choices, path},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header::HOST};
 use serde::Deserialize;
 
@@ -49,11 +53,20 @@ impl Request {
             fields: &self.fields,
         }
     }
+
+    /// As it is forwarded where its route has these choices.
+    pub(super) fn spelled(mut self, choices: Choices) -> Result<Self, String> {
+        if let Some(uri) = path::one_spelling(&self.uri, choices)? {
+            self.uri = uri;
+        }
+        Ok(self)
+    }
 }
 
 impl Http {
-    /// As it is decided about; `Err` says why it is not admitted, by an agent without flags for that.
-    pub(crate) fn request(&self, authority: String) -> Result<Request, String> {
+    /// As it would be sent; `Err` says why it is not admitted, by an agent without flags for that, where routes
+    /// have these choices.
+    pub(crate) fn request(&self, authority: String, choices: Choices) -> Result<Request, String> {
         let method =
             Method::from_bytes(self.method.as_bytes()).map_err(|_| "the method is none".to_owned())?;
         let uri: Uri = self.path.parse().map_err(|_| "the target is none".to_owned())?;
@@ -66,9 +79,9 @@ impl Http {
             let value = HeaderValue::from_bytes(value.as_bytes());
             fields.append(name, value.map_err(|_| "a field's value is none".to_owned())?);
         }
-        admission::check(&self.method, &self.path, &fields, &admission::Rules::default())
+        let rules = admission::Rules::default();
+        admission::check(&self.method, &self.path, &fields, (&rules, choices))
             .map_err(|refusal| refusal.why.to_owned())?;
-        let uri = path::one_spelling(&uri)?.unwrap_or(uri);
         Ok(Request { method, uri, fields })
     }
 }

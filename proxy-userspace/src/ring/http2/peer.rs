@@ -25,7 +25,7 @@ pub(in crate::ring) enum Speaks {
 }
 
 /// A body of these pieces, and trailers.
-pub(super) fn body(pieces: &[&[u8]], trailers: Option<HeaderMap>) -> Payload {
+pub(in crate::ring) fn body(pieces: &[&[u8]], trailers: Option<HeaderMap>) -> Payload {
     if pieces.is_empty() && trailers.is_none() {
         return http_body_util::Empty::new().boxed();
     }
@@ -69,11 +69,11 @@ impl Sent {
 
 /// An answer that has come to its end.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) fields: HeaderMap,
-    pub(super) bytes: Bytes,
-    pub(super) trailers: Option<HeaderMap>,
+pub(in crate::ring) struct Answer {
+    pub(in crate::ring) status: StatusCode,
+    pub(in crate::ring) fields: HeaderMap,
+    pub(in crate::ring) bytes: Bytes,
+    pub(in crate::ring) trailers: Option<HeaderMap>,
 }
 
 pub(super) async fn collected(answer: Response<Incoming>) -> Answer {
@@ -98,7 +98,7 @@ impl Client {
         Self::over(speaks, TcpStream::connect(addr).await.unwrap()).await
     }
 
-    pub(super) async fn http2(addr: SocketAddr) -> Self {
+    pub(in crate::ring) async fn http2(addr: SocketAddr) -> Self {
         Self::connect(Speaks::Http2, addr).await
     }
 
@@ -154,7 +154,7 @@ impl Client {
         }
     }
 
-    pub(super) async fn exchange(&mut self, request: Request<Payload>) -> Answer {
+    pub(in crate::ring) async fn exchange(&mut self, request: Request<Payload>) -> Answer {
         collected(within(self.send(request)).await.unwrap()).await
     }
 }

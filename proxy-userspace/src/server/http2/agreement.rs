@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use super::{
-    frames::{Frames, MAX_HEADER_LIST, MAX_STREAMS},
+    frames::{Frames, MAX_STREAMS},
     message,
 };
-use crate::admission::{self, Framer, Rules};
+use crate::{
+    admission::{self, Framer, Rules},
+    route::choices::{Choices, HeadLimits},
+};
 use bytes::Bytes;
 use http::{Request, header::HOST};
 use http_body::Body as _;
@@ -166,7 +169,8 @@ fn requests(bytes: &[u8], cuts: &mut Cuts) -> Vec<Request<Full<Bytes>>> {
     let client = Client { rest: &all, cuts, waits: false };
     let mut context = Context::from_waker(Waker::noop());
     let mut engine = h2::server::Builder::new();
-    engine.max_header_list_size(MAX_HEADER_LIST).max_concurrent_streams(MAX_STREAMS);
+    let list = u32::try_from(HeadLimits::default().list()).unwrap();
+    engine.max_header_list_size(list).max_concurrent_streams(MAX_STREAMS);
     let mut opening = Box::pin(engine.handshake::<_, Bytes>(client));
     let mut read = Vec::new();
     let opened = (0..polls).find_map(|_| match opening.as_mut().poll(&mut context) {
@@ -199,7 +203,8 @@ fn is_one_message(request: &Request<Full<Bytes>>) -> bool {
     let (asked, fields) = (request.uri().path_and_query().cloned(), request.headers().clone());
     let made = message::request(request.clone());
     let target = made.uri().path_and_query().map_or("/", |target| target.as_str());
-    if admission::check(made.method().as_str(), target, made.headers(), &Rules::default()).is_err() {
+    let law = (&Rules::default(), Choices::default());
+    if admission::check(made.method().as_str(), target, made.headers(), law).is_err() {
         return false;
     }
     assert_eq!(asked.as_ref().map_or("/", |asked| asked.as_str()), target);

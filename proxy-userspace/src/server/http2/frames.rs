@@ -7,8 +7,6 @@ use tokio::time::Instant;
 
 /// Requests that a client may have open at once.
 pub(super) const MAX_STREAMS: u32 = 100;
-/// Bytes of a request's fields, each with 32 more (RFC 9113 section 6.5.2).
-pub(super) const MAX_HEADER_LIST: u32 = 16 << 10;
 
 const HEADER: usize = 9;
 /// Control frames: so many a second, and so many at once.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     route::{
+        choices::Choices,
         host::HostPattern,
         path,
         rule::{
@@ -35,7 +36,8 @@ pub(super) fn attach<'a>(
 ) -> Option<ObjectStatus> {
     let spec = &source.object.spec;
     let faults = check::http_route(spec);
-    let read = if faults.is_empty() { Read::of(source, world, age) } else { Err(faults) };
+    let choices = super::choices(source, findings);
+    let read = if faults.is_empty() { Read::of(source, (world, choices), age) } else { Err(faults) };
     let mut parents = Vec::new();
     for (index, parent) in spec.parent_refs.iter().enumerate() {
         let namespace = parent.namespace.as_deref().unwrap_or(&source.namespace);
@@ -63,7 +65,10 @@ pub(super) fn attach<'a>(
         parents.push(ParentStatus { parent: index, conditions });
     }
     match &read {
-        Ok(read) => read.report(source, findings),
+        Ok(read) => {
+            read.report(source, findings);
+            super::lint_choices(source, &read.attachments, findings);
+        }
         Err(faults) => {
             findings.extend(faults.iter().map(|fault| fault.about(source, "the route is left out")));
         }
@@ -108,7 +113,11 @@ struct Read {
 }
 
 impl Read {
-    fn of(source: &Sourced<HttpRoute>, world: &World<'_>, age: u32) -> Result<Self, Vec<Fault>> {
+    fn of(
+        source: &Sourced<HttpRoute>,
+        (world, choices): (&World<'_>, Choices),
+        age: u32,
+    ) -> Result<Self, Vec<Fault>> {
         let hosts = source.object.spec.hostnames.iter().map(|host| HostPattern::of_gateway(host));
         let mut read = Self {
             attachments: Vec::new(),
@@ -118,7 +127,7 @@ impl Read {
         };
         let mut faults = Vec::new();
         for (at, rule) in source.object.spec.rules.iter().enumerate() {
-            let table_rule = Arc::new(read.rule(source, (at, rule), world));
+            let table_rule = Arc::new(read.rule(source, (at, rule), (world, choices)));
             for (index, one) in rule.matches.iter().enumerate() {
                 match read_match(one, &format!("rules[{at}].matches[{index}]")) {
                     Ok((path, conditions)) => read.attachments.push(Attachment {
@@ -139,7 +148,7 @@ impl Read {
         &mut self,
         source: &Sourced<HttpRoute>,
         (at, rule): (usize, &RouteRule),
-        world: &World<'_>,
+        (world, choices): (&World<'_>, Choices),
     ) -> Rule {
         let from = Referrer::route(&source.namespace);
         let place = format!("rules[{at}]");
@@ -179,6 +188,7 @@ impl Read {
             filters,
             backends,
             timeouts: limits(rule),
+            choices,
             retry: rule.retry.as_ref().map(read_retry),
             session: rule.session_persistence.as_ref().map(read_session),
             broken,

@@ -3,6 +3,7 @@
 use super::{Attachment, Fault, backend::World, check};
 use crate::{
     route::{
+        choices::Choices,
         host::HostPattern,
         path,
         rule::{Backend, Conditions, Destination, Filters, Limits, PathPattern, Rule},
@@ -86,8 +87,10 @@ pub(super) fn read(
         findings.extend(faults.into_iter().map(|fault| fault.about(ingress, "the Ingress is left out")));
         return None;
     }
-    let mut reader = Reader { ingress, world, age, attachments: Vec::new(), findings };
+    let choices = super::choices(ingress, findings);
+    let mut reader = Reader { ingress, world, age, choices, attachments: Vec::new(), findings };
     reader.spec(spec);
+    super::lint_choices(ingress, &reader.attachments, reader.findings);
     let status = ObjectStatus {
         kind: "Ingress",
         namespace: ingress.namespace.clone(),
@@ -101,6 +104,7 @@ struct Reader<'a> {
     ingress: &'a Sourced<v1::Ingress>,
     world: &'a World<'a>,
     age: u32,
+    choices: Choices,
     attachments: Vec<Attachment>,
     findings: &'a mut Vec<Finding>,
 }
@@ -147,6 +151,7 @@ impl Reader<'_> {
             filters: Filters::default(),
             backends: vec![Backend { weight: 1, to, filters: Filters::default() }],
             timeouts: Limits::default(),
+            choices: self.choices,
             retry: None,
             session: None,
             broken: None,

@@ -54,6 +54,7 @@ fn c9_a_hostile_annotation_of_a_service_is_a_mistake_of_that_service_alone() {
         for (key, mistakes) in [
             ("weir.dev/timeouts", 1),
             ("weir.dev/acceleration", 1),
+            ("weir.dev/admission", 1),
             ("weir.dev/x", 1),
             ("service.beta.kubernetes.io/anything", 0),
         ] {

@@ -1,5 +1,6 @@
 //! Ingresses, Gateways and HTTPRoutes: `wire.md` C2 to C9, and what is said about each object.
 
+mod choices;
 mod clients;
 mod said;
 
