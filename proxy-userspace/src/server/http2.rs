@@ -5,6 +5,7 @@ pub(crate) mod agreement;
 mod frames;
 mod io;
 mod message;
+mod outbox;
 mod streams;
 
 use super::exchange as relayed;
@@ -23,6 +24,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioTimer;
 use io::Http2Io;
+use outbox::Outbox;
 use parking_lot::Mutex;
 use std::{
     convert::Infallible,
@@ -58,6 +60,8 @@ const FRAME_SIZE_ERROR: u32 = 0x6;
 enum End {
     /// hyper is through with it.
     Done(Result<(), hyper::Error>),
+    /// Its client cannot be written to.
+    Broken(std::io::Error),
     /// It had no stream for too long, and its client was told.
     Idle,
     /// The agent waits no longer.
@@ -71,7 +75,7 @@ impl End {
     fn label(&self) -> &'static str {
         match self {
             Self::Done(Ok(())) => "closed",
-            Self::Done(Err(_)) => "error",
+            Self::Done(Err(_)) | Self::Broken(_) => "error",
             Self::Idle => "idle",
             Self::Abandoned => "abandoned",
             Self::Refused(_, why) => why,
@@ -90,19 +94,21 @@ pub(crate) async fn serve(downstream: Arc<Downstream>, replay: Bytes) {
     let now = Instant::now();
     let frames = Arc::new(Mutex::new(Frames::new(now)));
     let streams = Streams::new(Arc::clone(&connection.relay.observer.metrics));
-    let io = Http2Io::new(Arc::clone(&connection), Arc::clone(&frames), replay);
+    let outbox = Arc::new(Outbox::default());
+    let io = Http2Io::new(Arc::clone(&connection), (Arc::clone(&frames), Arc::clone(&outbox)), replay);
     let service = service_fn(|request| {
         let stream = Arc::new(Downstream::stream(Arc::clone(&connection)));
         streams.begins(Arc::clone(&stream));
-        exchange(stream, request)
+        // In a box: it is moved several times until it is a task of its own.
+        Box::pin(exchange(stream, request))
     });
     let http = builder(streams.clone(), connection.choices.head);
     let mut http = Box::pin(http.serve_connection(io, service));
-    let end = drive(&connection, http.as_mut(), &frames, &streams).await;
+    let end = drive(&connection, http.as_mut(), (&frames, &outbox), &streams).await;
     drop(http);
     streams.end().await;
     counts.ended(end.label());
-    conclude(&connection, &frames, end).await;
+    conclude(&connection, (&frames, &outbox), end).await;
 }
 
 fn builder(streams: Streams, limits: HeadLimits) -> http2::Builder<Streams> {
@@ -121,11 +127,12 @@ fn builder(streams: Streams, limits: HeadLimits) -> http2::Builder<Streams> {
     builder
 }
 
-/// Polls hyper, and beside it what hyper does not watch: frames, deadlines, the agent's own leaving.
+/// Polls hyper, sends what it has written, and watches what hyper does not: frames, deadlines, the agent's own
+/// leaving.
 async fn drive<S>(
     connection: &Connection,
     mut http: Pin<&mut http2::Connection<Http2Io, S, Streams>>,
-    frames: &Mutex<Frames>,
+    (frames, outbox): (&Mutex<Frames>, &Outbox),
     streams: &Streams,
 ) -> End
 where
@@ -152,8 +159,13 @@ where
                 // GOAWAY in two steps: what the client has sent meanwhile is still answered.
                 http.as_mut().graceful_shutdown();
             }
-            if let Poll::Ready(done) = http.as_mut().poll(cx) {
+            let done = http.as_mut().poll(cx);
+            let sent = outbox.poll_drain(&connection.wire, cx);
+            if let Poll::Ready(done) = done {
                 return Poll::Ready(End::Done(done));
+            }
+            if let Poll::Ready(Err(error)) = sent {
+                return Poll::Ready(End::Broken(error));
             }
             let now = Instant::now();
             let until = match next(connection, (&frames.lock(), streams), (begun, told, now)) {
@@ -218,10 +230,11 @@ fn next(
 }
 
 /// What remains to be said when hyper is gone and the socket is still ours.
-async fn conclude(connection: &Connection, frames: &Mutex<Frames>, end: End) {
+async fn conclude(connection: &Connection, (frames, outbox): (&Mutex<Frames>, &Outbox), end: End) {
     let client = connection.client.0;
     match end {
         End::Done(Ok(())) | End::Idle => Box::pin(connection.take_leave()).await,
+        End::Broken(error) => tracing::debug!(%error, %client, "an HTTP/2 connection breaks"),
         End::Done(Err(error)) => {
             tracing::debug!(%error, %client, "an HTTP/2 connection ends");
             // What hyper has said of it is on its way: a reset must not overtake it.
@@ -231,9 +244,9 @@ async fn conclude(connection: &Connection, frames: &Mutex<Frames>, end: End) {
         End::Refused(code, why) => {
             tracing::debug!(%client, why, "an HTTP/2 connection is refused");
             let goaway = frames.lock().goaway(code);
-            if let Some(goaway) = goaway
-                && let Err(error) = connection.wire.write_last(&goaway).await
-            {
+            let mut last = outbox.rest();
+            last.extend(goaway.into_iter().flatten());
+            if let Err(error) = connection.wire.write_last(&last).await {
                 tracing::debug!(%error, %client, "GOAWAY");
             }
         }

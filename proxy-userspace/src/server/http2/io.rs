@@ -1,7 +1,7 @@
-//! hyper's view of an HTTP/2 connection: replays what detection has read, and shows every byte to the count of
-//! frames.
+//! hyper's view of an HTTP/2 connection: replays what detection has read, shows every byte to the count of
+//! frames, and gathers what is written.
 
-use super::frames::Frames;
+use super::{frames::Frames, outbox::Outbox};
 use crate::downstream::Connection;
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -18,12 +18,18 @@ use tokio::time::Instant;
 pub(super) struct Http2Io {
     connection: Arc<Connection>,
     frames: Arc<Mutex<Frames>>,
+    /// Drained by the driver, whenever hyper has nothing more to do.
+    outbox: Arc<Outbox>,
     replay: Bytes,
 }
 
 impl Http2Io {
-    pub(super) fn new(connection: Arc<Connection>, frames: Arc<Mutex<Frames>>, replay: Bytes) -> Self {
-        Self { connection, frames, replay }
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        (frames, outbox): (Arc<Mutex<Frames>>, Arc<Outbox>),
+        replay: Bytes,
+    ) -> Self {
+        Self { connection, frames, outbox, replay }
     }
 }
 
@@ -33,7 +39,7 @@ impl Read for Http2Io {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { connection, frames, replay } = self.get_mut();
+        let Self { connection, frames, replay, .. } = self.get_mut();
         if frames.lock().excess().is_some() {
             // The driver ends the connection: no more work for this client.
             return Poll::Pending;
@@ -56,18 +62,16 @@ impl Read for Http2Io {
 
 impl Write for Http2Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(self.connection.wire.poll_write(cx, buf))?;
-        self.frames.lock().written(buf.get(..count).unwrap_or(buf));
-        Poll::Ready(Ok(count))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection.wire.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The FIN is sent by `Connection::take_leave`, when there is nothing else to say.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The FIN is sent by `Connection::take_leave`, when there is nothing else to say.
+        self.outbox.poll_drain(&self.connection.wire, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -79,7 +83,7 @@ impl Write for Http2Io {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(self.connection.wire.poll_write_vectored(cx, slices))?;
+        let count = ready!(self.outbox.poll_take(&self.connection.wire, slices, cx))?;
         let mut frames = self.frames.lock();
         let mut left = count;
         for slice in slices {
