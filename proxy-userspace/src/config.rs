@@ -55,6 +55,9 @@ pub struct CheckArgs {
     /// Ports that carry HTTP.
     #[arg(long, env = "WEIR_HTTP_PORTS", value_delimiter = ',', default_value = "8080")]
     pub http_ports: Vec<u16>,
+    /// For each listener with TLS, explain which cipher suites clients get, and why not the others.
+    #[arg(long)]
+    pub ciphers: bool,
     /// How to print findings.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

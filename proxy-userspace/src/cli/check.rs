@@ -1,5 +1,6 @@
 //! `weir check`: validates a directory offline.
 
+mod ciphers;
 mod tls;
 
 use crate::{
@@ -32,6 +33,9 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     for one in &report.tls {
         eprintln!("{one}");
+    }
+    if args.ciphers && args.output == Output::Text {
+        report.tls.iter().try_for_each(|one| write!(io::stdout().lock(), "{}", ciphers::table(one)))?;
     }
     eprintln!("{}: {report}", args.config.display());
     Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -155,7 +159,7 @@ mod tests {
     use std::{fs, path::Path};
 
     fn args(dir: &Path) -> CheckArgs {
-        CheckArgs { config: dir.to_owned(), http_ports: vec![8080], output: Output::Text }
+        CheckArgs { config: dir.to_owned(), http_ports: vec![8080], ciphers: false, output: Output::Text }
     }
 
     fn text(report: &Report, output: Output) -> String {

@@ -1,5 +1,6 @@
 //! What TLS listeners offer, for `weir check`.
 
+use super::ciphers::Cipher;
 use crate::{
     snapshot::Snapshot,
     tls::{self, Terms, cipher_name, provider, version_name},
@@ -12,7 +13,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 #[derive(Debug, Serialize)]
 pub(super) struct Offered {
     /// `Gateway namespace/name#listener`, or `Ingress namespace/secret`.
-    listener: String,
+    pub(super) listener: String,
     /// Hosts, and the ports where they are served.
     hosts: Vec<String>,
     versions: Vec<&'static str>,
@@ -23,6 +24,8 @@ pub(super) struct Offered {
     /// What clients have to prove; absent where they are not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     clients: Option<String>,
+    /// Those that are offered, and those that are not.
+    pub(super) ciphers: Vec<Cipher>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,16 +71,14 @@ impl Offered {
             .collect();
         let usable = |suite: &&SupportedCipherSuite| certificates.iter().any(|one| fits(suite, &one.key));
         let provider = provider();
+        let usable = provider.cipher_suites.iter().filter(usable);
+        let suites: Vec<_> = usable.map(|suite| cipher_name(suite.suite())).collect();
         Self {
             listener: terms.scope.to_string(),
             hosts,
             versions: tls::VERSIONS.iter().map(|version| version_name(version.version)).collect(),
-            suites: provider
-                .cipher_suites
-                .iter()
-                .filter(usable)
-                .map(|suite| cipher_name(suite.suite()))
-                .collect(),
+            ciphers: Cipher::all(&suites),
+            suites,
             alpn: tls::ALPN.to_vec(),
             certificates,
             clients: terms.clients.as_ref().map(ToString::to_string),
@@ -97,7 +98,7 @@ fn fits(suite: &SupportedCipherSuite, key: &str) -> bool {
 
 impl fmt::Display for Offered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, hosts, versions, suites, alpn, certificates, clients } = self;
+        let Self { listener, hosts, versions, suites, alpn, certificates, clients, .. } = self;
         write!(
             f,
             "{listener} ({}): {}; {}; ALPN {}",
