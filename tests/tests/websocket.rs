@@ -47,10 +47,20 @@ struct Play {
 
 impl Play {
     fn new(python: PathBuf, arguments: &[&str]) -> Result<Self> {
+        Self::with(python, arguments, None)
+    }
+
+    /// The server with a certificate and its key, where it is one of TLS.
+    fn with(python: PathBuf, arguments: &[&str], pair: Option<&str>) -> Result<Self> {
         let mut stage = Stage::new(0)?;
         let (pod, outside) = (stage.topology.pod("server", 11)?, stage.topology.remote_pod("outside", 10)?);
         let mut command = pod.command(&python);
         command.arg(asset("websocket_server.py")).args([pod.v4().to_string(), PORT.to_string()]);
+        if let Some(pair) = pair {
+            let file = stage.topology.dir().join("server.pem");
+            fs::write(&file, pair)?;
+            command.arg(file);
+        }
         let mut server = pod.spawn("websocket", command)?;
         server.says("listening", START)?;
         let member = Endpoint::new(pod.at(PORT)).pod(pod.name());
@@ -68,6 +78,11 @@ impl Play {
         command.arg(asset("websocket_client.py")).args(arguments);
         from.spawn("websocket", command)?.outcome(Duration::from_secs(120))?.success()?.json()
     }
+}
+
+/// As a block of YAML.
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
 fn expected(fields: &str, denied: u16) -> Value {
@@ -146,7 +161,6 @@ fn websockets_over_tls_end_at_an_ingress_and_follow_its_rules() -> Result<()> {
     let own = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
     let trusted = scene.topology.dir().join("own.pem");
     fs::write(&trusted, own.cert.pem())?;
-    let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
     let secret = format!(
         "apiVersion: v1\nkind: Secret\nmetadata: {{name: own, namespace: demo}}\ntype: kubernetes.io/tls\n\
          stringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
@@ -175,5 +189,50 @@ fn websockets_over_tls_end_at_an_ingress_and_follow_its_rules() -> Result<()> {
         (&json!("WebSocket"), &json!(HOST)),
         "{chat}"
     );
+    Ok(())
+}
+
+/// By plain HTTP to the node, and in TLS to the endpoint, which has to prove that it is `HOST`.
+const TO_TLS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: demo}
+spec: {gatewayClassName: weir, listeners: [{name: http, port: 8081, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: chat, namespace: demo}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 8080}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: chat, namespace: demo}
+spec:
+  targetRefs: [{group: '', kind: Service, name: web}]
+  validation: {hostname: chat.example.com, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}
+---
+";
+
+#[test]
+fn websockets_reach_an_endpoint_in_tls_by_a_connection_of_their_own() -> Result<()> {
+    needs_kernel!();
+    let Some(python) = python() else { return Ok(()) };
+    let own = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
+    let pair = own.cert.pem() + &own.signing_key.serialize_pem();
+    let play = Play::with(python, &IMPATIENT, Some(&pair))?;
+    let authority = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: demo}}\ndata:\n  ca.crt: |\n{}---\n",
+        indented(&own.cert.pem())
+    );
+    play.scene.agent.reconfigure_text(&(play.web.clone() + TO_TLS + &authority))?;
+    let node = play.scene.topology.node().at(8081);
+    let said = play.talk(&play.outside, [&format!("ws://{node}"), "-", "-"])?;
+    assert_eq!(said, expected(&format!("http {node}"), 101));
+    let lines = play.scene.agent.logged(56)?;
+    let of = |path: &str| lines.iter().find(|line| line["path"] == path).cloned().unwrap_or_default();
+    for path in ["/chat", "/plain"] {
+        assert_eq!(of(path)["upstream_tls_version"], "TLSv1.3", "{}", of(path));
+    }
+    assert_eq!(of("/chat")["protocol"], "WebSocket");
     Ok(())
 }

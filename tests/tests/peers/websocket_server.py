@@ -1,7 +1,8 @@
-"""A WebSocket server that echoes. Arguments: address and port."""
+"""A WebSocket server that echoes. Arguments: address, port, and the file of a certificate and its key, for TLS."""
 
 import asyncio
 import http
+import ssl
 import sys
 
 import websockets
@@ -30,6 +31,9 @@ async def echo(connection):
 
 async def main():
     settings = {"max_size": 1 << 24, "process_request": answer}
+    if len(sys.argv) > 3:
+        settings["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        settings["ssl"].load_cert_chain(sys.argv[3])
     async with websockets.serve(echo, sys.argv[1], int(sys.argv[2]), **settings):
         print("listening", flush=True)
         await asyncio.get_running_loop().create_future()
