@@ -13,6 +13,7 @@ mod http;
 mod http2;
 mod limits;
 mod opaque;
+mod own_certificates;
 mod policy;
 mod pool;
 mod proxy_protocol;

@@ -47,9 +47,9 @@ impl Route {
     }
 
     /// To a backend of a rule: its endpoints of the client's family, or those that there are, in TLS where a
-    /// policy says so.
+    /// policy says so; with the certificate of the Gateway that the request came to, where that has one.
     pub(crate) fn by_rule(
-        (cluster, snapshot): (&Arc<Cluster>, &Snapshot),
+        (cluster, snapshot, door): (&Arc<Cluster>, &Snapshot, &table::Door),
         family: Family,
         limits: rule::Limits,
     ) -> Self {
@@ -62,7 +62,7 @@ impl Route {
             pinned: None,
             family: usable.unwrap_or(family),
             edge: true,
-            proof: snapshot.routes.proofs.get(&cluster.name).cloned(),
+            proof: snapshot.routes.proof(door, &cluster.name).cloned(),
         }
     }
 }

@@ -21,7 +21,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use tls::Offered;
+use tls::{Offered, Shown};
 
 /// Findings on standard output, one a line (or one JSON object), on standard error where policies hold, what
 /// TLS listeners offer, and a summary; exit 1 on errors.
@@ -32,6 +32,9 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         eprintln!("{one}");
     }
     for one in &report.tls {
+        eprintln!("{one}");
+    }
+    for one in &report.tls_to_endpoints {
         eprintln!("{one}");
     }
     if args.ciphers && args.output == Output::Text {
@@ -53,6 +56,8 @@ struct Report {
     policies: Vec<Restricted>,
     /// What listeners with TLS offer.
     tls: Vec<Offered>,
+    /// What endpoints get to see of Gateways.
+    tls_to_endpoints: Vec<Shown>,
 }
 
 /// An endpoint that a policy restricts.
@@ -103,6 +108,7 @@ impl Report {
                 Ok(Self {
                     policies: Restricted::all(&snapshot),
                     tls: Offered::all(&snapshot),
+                    tls_to_endpoints: Shown::all(&snapshot),
                     ..Self::new(Some(snapshot.clusters.len()), findings)
                 })
             }
@@ -122,6 +128,7 @@ impl Report {
             findings,
             policies: Vec::new(),
             tls: Vec::new(),
+            tls_to_endpoints: Vec::new(),
         }
     }
 

@@ -271,8 +271,13 @@ fn forwarded(forward: &Forward<'_>, target: &Target<'_>, snapshot: &Snapshot) ->
             format!("copied to {} ({} of {})", mirror.cluster, mirror.numerator, mirror.denominator)
         }));
     }
-    if let Some(proof) = snapshot.routes.proofs.get(forward.cluster) {
+    if let Some(proof) = snapshot.routes.proof(forward.found.door, forward.cluster) {
         notes.push(format!("in TLS as {}, by {}", proof.demands.host, proof.demands.policy));
+        let shown = proof.demands.shown.as_ref();
+        notes.extend(shown.map(|shown| format!("with the certificate of {}", shown.secret)));
+    }
+    if let Some(clients) = &forward.found.listener.clients {
+        notes.push(clients.to_string());
     }
     notes.push(readiness(cluster.map(|cluster| &**cluster)));
     let status = cluster.is_none_or(|cluster| !is_served(cluster)).then_some(503);

@@ -307,6 +307,16 @@ pub(crate) struct Mirror {
 }
 
 impl Rule {
+    /// The clusters that its requests and their copies go to.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let to = self.backends.iter().filter_map(|backend| match &backend.to {
+            Destination::Cluster(cluster) => Some(cluster),
+            Destination::Missing(_) | Destination::Invalid(_) => None,
+        });
+        let filters = self.backends.iter().map(|backend| &backend.filters).chain([&self.filters]);
+        to.chain(filters.flat_map(|filters| &filters.mirrors).map(|mirror| &mirror.cluster))
+    }
+
     /// The backend that a number chooses, each by its weight; `None` where no backend has any.
     pub(crate) fn choose(&self, number: u64) -> Option<&Backend> {
         let total: u64 = self.backends.iter().map(|backend| u64::from(backend.weight)).sum();

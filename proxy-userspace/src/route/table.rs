@@ -21,9 +21,14 @@ use std::{
 pub struct Routes {
     /// Where requests come in, and what is there.
     pub(crate) sites: BTreeMap<Place, Arc<Site>>,
-    /// What endpoints have to prove that are spoken to in TLS, by cluster.
-    pub(crate) proofs: BTreeMap<Arc<str>, Arc<Proof>>,
+    /// What endpoints have to prove that are spoken to in TLS.
+    pub(crate) proofs: Proofs,
+    /// What endpoints get to see of Gateways that have certificates for them, by `Gateway namespace/name`.
+    pub(crate) shown: Vec<(Arc<str>, Held)>,
 }
+
+/// By cluster.
+pub(crate) type Proofs = BTreeMap<Arc<str>, Arc<Proof>>;
 
 /// A port of some addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -93,6 +98,8 @@ pub(crate) struct Door {
     pub(crate) name: Arc<str>,
     /// A request belongs to the most special listener alone, whether that has a rule for it or not.
     pub(crate) listeners: Hosts<Listener>,
+    /// Where it has a certificate to show to endpoints: what these have to prove before they get to see it.
+    pub(crate) proofs: Proofs,
 }
 
 /// One listener.
@@ -250,6 +257,13 @@ pub(crate) struct Found<'a> {
 }
 
 impl Door {
+    /// The clusters that its rules lead to, some of them more than once.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let paths = self.listeners.iter().flat_map(|(_, listener)| listener.hosts.iter());
+        let rules = paths.flat_map(|(_, paths)| paths.iter()).map(|candidate| &*candidate.rule);
+        rules.flat_map(Rule::clusters)
+    }
+
     /// The listener that the request belongs to.
     pub(crate) fn listener(&self, target: &Target<'_>) -> Option<&Listener> {
         self.listeners.matching(target.host.as_deref()).next()
@@ -327,7 +341,13 @@ impl Routes {
         sites
     }
 
-    /// Certificates, each once, with what it is for.
+    /// What endpoints of a cluster have to prove to requests that came by a door; `None` where they are spoken to in
+    /// clear text.
+    pub(crate) fn proof<'a>(&'a self, door: &'a Door, cluster: &str) -> Option<&'a Arc<Proof>> {
+        door.proofs.get(cluster).or_else(|| self.proofs.get(cluster))
+    }
+
+    /// Certificates, each once, with what it is for: those of listeners, and those for endpoints.
     pub(crate) fn terms(&self) -> impl Iterator<Item = (Arc<str>, Held)> {
         let offers = self.sites.values().flat_map(|site| site.offers.iter());
         let terms: BTreeMap<_, _> = offers
@@ -340,7 +360,7 @@ impl Routes {
                 Some(((scope, secret), held))
             })
             .collect();
-        terms.into_iter().map(|((scope, _), held)| (scope, held))
+        terms.into_iter().map(|((scope, _), held)| (scope, held)).chain(self.shown.iter().cloned())
     }
 
     /// The names of all rules.

@@ -44,7 +44,7 @@ pub(super) async fn relay(
     draft.cluster = Some(Arc::clone(cluster));
     let family = Family::of(downstream.orig_dst.0.ip());
     let rule = plan.found.candidate.rule.timeouts;
-    let mut route = Route::by_rule((cluster, snapshot), family, rule);
+    let mut route = Route::by_rule((cluster, snapshot, plan.found.door), family, rule);
     route.timeouts = limits(cluster.timeouts, rule, request.headers());
     downstream.deadline.whole(downstream.first_byte(), route.timeouts.request);
     let origin = request.headers().get(header::ORIGIN).cloned();

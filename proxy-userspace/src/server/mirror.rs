@@ -54,7 +54,7 @@ pub(super) async fn copy(
         let copy = Request::from_parts(head.clone(), RequestBody::whole(body.clone()));
         // A copy goes nowhere that its client could not go itself.
         let family = Family::of(downstream.orig_dst.0.ip());
-        let route = Route::by_rule((cluster, snapshot), family, Limits::default());
+        let route = Route::by_rule((cluster, snapshot, plan.found.door), family, Limits::default());
         match endpoint(downstream, draft, &route, &copy) {
             Some(endpoint) => send(downstream, route, endpoint, copy),
             None => tracing::debug!(cluster = %cluster.name, "no endpoint for a copy"),

@@ -23,20 +23,23 @@ use crate::{
         choices::Choices,
         host::{HostPattern, Hosts},
         rule::{Conditions, PathPattern, Rule},
-        table::{Candidate, Door, Listener, Paths, Place, Routes, Scheme, Site, Where},
+        table::{Candidate, Door, Listener, Paths, Place, Proofs, Routes, Scheme, Site, Where},
     },
     source::{
         Objects, Sourced,
         finding::{Finding, Severity},
     },
-    tls::Terms,
+    tls::{Credentials, Terms},
 };
 use backend::World;
 use k8s_openapi::{
     Metadata, Resource,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 use trust::Trusts;
 
 /// The door of all Ingresses.
@@ -154,10 +157,18 @@ pub(super) fn build(
         let status = http::attach(source, (&world, age), &mut gateways, &mut places, findings);
         statuses.extend(status);
     }
+    let proofs = world.proofs();
+    let mut shown = Vec::new();
+    for (door, held) in gateways.shown() {
+        let Some(credentials) = &held.credentials else { continue };
+        places.show((&door, credentials), (&proofs, options));
+        shown.push((door.into(), held.clone()));
+    }
+    shown.sort_by(|(a, _): &(Arc<str>, _), (b, _)| a.cmp(b));
     options.keyring.settle();
     statuses.extend(gateways.statuses());
     statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
-    (Routes { proofs: world.proofs(), ..places.settled() }, statuses)
+    (Routes { proofs, shown, ..places.settled() }, statuses)
 }
 
 type Key<'a> = (&'static str, &'a str, &'a str);
@@ -200,7 +211,11 @@ impl Places {
             choices: Choices::default(),
         });
         let index = site.doors.iter().position(|one| *one.name == *door).unwrap_or_else(|| {
-            site.doors.push(Door { name: door.into(), listeners: Default::default() });
+            site.doors.push(Door {
+                name: door.into(),
+                listeners: Default::default(),
+                proofs: BTreeMap::new(),
+            });
             site.doors.len() - 1
         });
         #[expect(clippy::indexing_slicing, reason = "found or pushed just now")]
@@ -222,6 +237,22 @@ impl Places {
     fn offers(&self, place: Place) -> impl Iterator<Item = (HostPattern, &Arc<Terms>)> {
         let offers = self.0.get(&place).into_iter().flat_map(|site| site.offers.iter());
         offers.filter_map(|(host, offer)| Some((host, offer.0.as_ref()?)))
+    }
+
+    /// Has a door's requests reach endpoints that speak TLS with this certificate.
+    fn show(
+        &mut self,
+        (door, credentials): (&str, &Arc<Credentials>),
+        (proofs, options): (&Proofs, &BuildOptions),
+    ) {
+        let doors = self.0.values_mut().flat_map(|site| &mut site.doors);
+        for door in doors.filter(|one| *one.name == *door) {
+            let own = door.clusters().filter_map(|cluster| {
+                let proof = proofs.get(cluster)?;
+                Some((Arc::clone(cluster), options.keyring.showing(proof, credentials)))
+            });
+            door.proofs = own.collect();
+        }
     }
 
     /// What a place speaks, where it is in use.

@@ -5,9 +5,10 @@
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Arc;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// A Secret of this type with these values.
 pub(crate) fn secret(name: &str, kind: &str, values: &[(&str, &str)]) -> String {
@@ -25,6 +26,12 @@ pub(crate) fn secret(name: &str, kind: &str, values: &[(&str, &str)]) -> String 
 pub(crate) fn config_map(name: &str, pem: &str) -> String {
     let lines: String = pem.lines().map(|line| format!("    {line}\n")).collect();
     format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n{lines}")
+}
+
+/// The common name of a certificate's subject.
+pub(crate) fn common_name(certificate: &[u8]) -> String {
+    let (_, read) = X509Certificate::from_der(certificate).unwrap();
+    read.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
 }
 
 /// Who signs.
@@ -151,6 +158,23 @@ impl Authority {
     /// A server that has a certificate for these names.
     pub(crate) fn server(&self, names: &[&str]) -> ServerConfig {
         self.serving(&self.pair(names), &[])
+    }
+
+    /// The same, whose clients have to have a certificate of one of these authorities.
+    pub(crate) fn demanding(&self, pair: &Pair, alpn: &[&str], clients: &[&Authority]) -> ServerConfig {
+        let mut roots = RootCertStore::empty();
+        clients.iter().for_each(|one| roots.add(one.certificate.clone()).unwrap());
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let (certificate, key) = (pair.der.0.clone(), pair.der.1.clone_key());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key))
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
     }
 
     /// A server that has this certificate, whoever has signed it, and offers these protocols.

@@ -9,6 +9,7 @@ use rustls::{crypto::ring::sign, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -42,6 +43,13 @@ impl PartialEq for Credentials {
 }
 
 impl Eq for Credentials {}
+
+impl Hash for Credentials {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.secret.hash(state);
+        self.key.cert.hash(state);
+    }
+}
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -95,6 +95,16 @@ impl Keyring {
         Ok(proof)
     }
 
+    /// The same with a certificate of our own, for endpoints that ask for one.
+    pub(crate) fn showing(&self, proof: &Proof, shown: &Arc<Credentials>) -> Arc<Proof> {
+        let demands = Demands { shown: Some(Arc::clone(shown)), ..proof.demands.clone() };
+        let mut proofs = self.proofs.lock();
+        let make = || Demanded { proof: Arc::new(proof.showing(shown)), wanted: true };
+        let demanded = proofs.entry(demands).or_insert_with(make);
+        demanded.wanted = true;
+        Arc::clone(&demanded.proof)
+    }
+
     /// A ConfigMap with certificates of authorities is referred to.
     pub(crate) fn want_authorities(&self, config_map: &Key) {
         self.authorities.lock().insert(config_map.clone());

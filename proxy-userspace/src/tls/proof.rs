@@ -1,13 +1,16 @@
-//! What an endpoint has to prove before it gets a request: who has signed its certificate, and for which names.
+//! What an endpoint has to prove before it gets a request: who has signed its certificate, and for which names; and
+//! what it gets to see of us.
 
-use super::{ALPN, names_of, provider};
+use super::{ALPN, Credentials, names_of, provider};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
+        Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     server::ParsedCertificate,
+    sign::SingleCertAndKey,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::{
@@ -29,6 +32,8 @@ pub(crate) struct Demands {
     /// The certificate has to be for one of these; where there are none, for `host`.
     pub(crate) names: Vec<Name>,
     pub(crate) trust: Trust,
+    /// Our own certificate, for endpoints that ask for one.
+    pub(crate) shown: Option<Arc<Credentials>>,
 }
 
 /// A name that a certificate may be for.
@@ -73,6 +78,13 @@ pub(crate) enum Tongue {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ProofId(u64);
 
+impl ProofId {
+    fn next() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Self(COUNT.fetch_add(1, Relaxed))
+    }
+}
+
 /// See the module.
 pub(crate) struct Proof {
     pub(crate) demands: Demands,
@@ -101,9 +113,8 @@ impl fmt::Debug for Proof {
 }
 
 impl Proof {
-    /// `Err` is why nobody could ever meet the demands.
+    /// `Err` is why nobody could ever meet the demands. Endpoints get to see nothing of us.
     pub(crate) fn new(demands: Demands) -> Result<Self, String> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         let host = String::from(&*demands.host);
         let server_name = ServerName::try_from(host).map_err(|_| format!("{:?} is no host", demands.host))?;
         let roots = match &demands.trust {
@@ -132,9 +143,29 @@ impl Proof {
             http1: offering(&[http1])?,
             http2: offering(&[h2])?,
             either: offering(&ALPN)?,
-            id: ProofId(COUNT.fetch_add(1, Relaxed)),
+            id: ProofId::next(),
             demands,
         })
+    }
+
+    /// The same demands of endpoints that get to see this certificate. No connection, and no session of one, is
+    /// both's.
+    pub(crate) fn showing(&self, shown: &Arc<Credentials>) -> Self {
+        let like = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&shown.key)));
+            config.resumption = Resumption::default();
+            Arc::new(config)
+        };
+        Self {
+            demands: Demands { shown: Some(Arc::clone(shown)), ..self.demands.clone() },
+            id: ProofId::next(),
+            server_name: self.server_name.clone(),
+            retired: AtomicBool::new(false),
+            http1: like(&self.http1),
+            http2: like(&self.http2),
+            either: like(&self.either),
+        }
     }
 
     /// For a new connection.

@@ -3,7 +3,7 @@
 use super::ciphers::Cipher;
 use crate::{
     snapshot::Snapshot,
-    tls::{self, Terms, cipher_name, provider, version_name},
+    tls::{self, Held, Terms, cipher_name, provider, version_name},
 };
 use rustls::SupportedCipherSuite;
 use serde::Serialize;
@@ -39,6 +39,51 @@ struct Certificate {
     flaw: Option<String>,
 }
 
+impl Certificate {
+    /// `None` where none can be used.
+    fn of(held: &Held) -> Option<Self> {
+        let credentials = held.credentials.as_ref()?;
+        Some(Self {
+            secret: credentials.secret.to_string(),
+            key: format!("{:?}", credentials.key.key.algorithm()),
+            not_after: credentials.last_day(),
+            flaw: held.flaw.as_ref().map(ToString::to_string),
+        })
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { secret, key, not_after, flaw } = self;
+        write!(f, "{key} certificate of {secret} until {not_after}")?;
+        flaw.as_ref().map_or(Ok(()), |flaw| write!(f, " ({flaw})"))
+    }
+}
+
+/// What endpoints that ask for a certificate get to see of a Gateway.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    /// `Gateway namespace/name`
+    gateway: String,
+    certificate: Certificate,
+}
+
+impl Shown {
+    pub(super) fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let all = snapshot.routes.shown.iter();
+        all.filter_map(|(gateway, held)| {
+            Some(Self { gateway: gateway.to_string(), certificate: Certificate::of(held)? })
+        })
+        .collect()
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to endpoints: {}", self.gateway, self.certificate)
+    }
+}
+
 impl Offered {
     pub(super) fn all(snapshot: &Snapshot) -> Vec<Self> {
         let mut all: BTreeMap<Arc<str>, (Arc<Terms>, Vec<String>)> = BTreeMap::new();
@@ -56,19 +101,7 @@ impl Offered {
     fn of(terms: &Terms, mut hosts: Vec<String>) -> Self {
         hosts.sort();
         hosts.dedup();
-        let certificates: Vec<_> = terms
-            .held
-            .iter()
-            .filter_map(|held| {
-                let credentials = held.credentials.as_ref()?;
-                Some(Certificate {
-                    secret: credentials.secret.to_string(),
-                    key: format!("{:?}", credentials.key.key.algorithm()),
-                    not_after: credentials.last_day(),
-                    flaw: held.flaw.as_ref().map(ToString::to_string),
-                })
-            })
-            .collect();
+        let certificates: Vec<_> = terms.held.iter().filter_map(Certificate::of).collect();
         let usable = |suite: &&SupportedCipherSuite| certificates.iter().any(|one| fits(suite, &one.key));
         let provider = provider();
         let usable = provider.cipher_suites.iter().filter(usable);
@@ -107,11 +140,8 @@ impl fmt::Display for Offered {
             suites.join(", "),
             alpn.join(", ")
         )?;
-        for Certificate { secret, key, not_after, flaw } in certificates {
-            write!(f, "; {key} certificate of {secret} until {not_after}")?;
-            if let Some(flaw) = flaw {
-                write!(f, " ({flaw})")?;
-            }
+        for certificate in certificates {
+            write!(f, "; {certificate}")?;
         }
         if let Some(clients) = clients {
             write!(f, "; {clients}")?;

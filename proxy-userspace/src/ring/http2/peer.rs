@@ -183,10 +183,16 @@ impl Echo {
                 connections.fetch_add(1, Relaxed);
                 let (acceptor, requests) = (acceptor.clone(), Arc::clone(&requests));
                 tokio::spawn(async move {
-                    let Some(acceptor) = acceptor else { return serve(stream, speaks, None, requests).await };
+                    let Some(acceptor) = acceptor else {
+                        return serve(stream, speaks, (None, None), requests).await;
+                    };
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let name = stream.get_ref().1.server_name().map(String::from);
-                    serve(stream, speaks, name, requests).await;
+                    let session = stream.get_ref().1;
+                    let name = session.server_name().map(String::from);
+                    let client = session
+                        .peer_certificates()
+                        .map(|chain| crate::testing::certificates::common_name(&chain[0]));
+                    serve(stream, speaks, (name, client), requests).await;
                 });
             }
         });
@@ -194,17 +200,20 @@ impl Echo {
     }
 }
 
+/// The name that was asked for in TLS, and the client's own by its certificate.
+type Told = (Option<String>, Option<String>);
+
 /// One connection of an [`Echo`].
 async fn serve(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     speaks: Speaks,
-    server_name: Option<String>,
+    told: Told,
     requests: Arc<AtomicUsize>,
 ) {
     let io = TokioIo::new(stream);
     let service = service_fn(move |request| {
         requests.fetch_add(1, Relaxed);
-        echo(request, server_name.clone())
+        echo(request, told.clone())
     });
     match speaks {
         Speaks::Http1 => drop(http1::Builder::new().serve_connection(io, service).await),
@@ -218,7 +227,7 @@ async fn serve(
 
 async fn echo(
     request: Request<Incoming>,
-    server_name: Option<String>,
+    (server_name, client): Told,
 ) -> Result<Response<Incoming>, Infallible> {
     let (head, body) = request.into_parts();
     let mut answer = Response::new(body);
@@ -227,6 +236,9 @@ async fn echo(
     fields.insert("x-version", format!("{:?}", head.version).parse().unwrap());
     if let Some(name) = server_name {
         fields.insert("x-server-name", name.parse().unwrap());
+    }
+    if let Some(client) = client {
+        fields.insert("x-client", client.parse().unwrap());
     }
     if let Some(host) = head.headers.get("host") {
         fields.insert("x-host", host.clone());

@@ -2,7 +2,7 @@
 
 use super::{Fault, trust::Trusts};
 use crate::{
-    route::rule::Destination,
+    route::{rule::Destination, table::Proofs},
     source::{
         Objects, Sourced,
         finding::quoted,
@@ -10,7 +10,6 @@ use crate::{
         secret::Secret,
         store::Key,
     },
-    tls::Proof,
 };
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use std::{
@@ -151,7 +150,7 @@ impl<'a> World<'a> {
     }
 
     /// What endpoints have to prove, by cluster.
-    pub(super) fn proofs(&self) -> BTreeMap<Arc<str>, Arc<Proof>> {
+    pub(super) fn proofs(&self) -> Proofs {
         self.trusts.proofs()
     }
 

@@ -53,6 +53,44 @@ pub(super) fn of_listener(
     Found { fault: fault.or(found.fault), ..found }
 }
 
+/// The certificate that endpoints get to see of a Gateway: `spec.tls.backend`.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// `None` where there is none to be shown.
+    pub(super) held: Option<Held>,
+    /// Why the reference does not lead to a certificate, as `ResolvedRefs` of the Gateway calls it.
+    pub(super) fault: Option<(&'static str, String)>,
+    /// What is wrong with a certificate that is shown all the same.
+    pub(super) doubt: Option<String>,
+}
+
+/// What a Gateway shows to endpoints, where it wants that.
+pub(super) fn of_gateway(
+    one: &SecretRef,
+    (world, options): (&World<'_>, &BuildOptions),
+    namespace: &str,
+) -> Shown {
+    const INVALID: &str = "InvalidClientCertificateRef";
+    let key = match permitted(one, world, namespace) {
+        Ok(key) => key,
+        Err((reason, text)) => {
+            let reason = if reason == "RefNotPermitted" { reason } else { INVALID };
+            return Shown { fault: Some((reason, text)), ..Shown::default() };
+        }
+    };
+    // Of its names nobody takes offence: who is asked for is the endpoint.
+    let held = options.keyring.take(&key, world.secret(&key), &HostPattern::Any, SystemTime::now());
+    let (mut fault, mut doubt) = (None, None);
+    if let Some(flaw) = &held.flaw {
+        match (&held.credentials, held.is_old) {
+            (Some(_), false) => doubt = Some(flaw.to_string()),
+            (Some(_), true) => fault = Some((INVALID, format!("{flaw}: the one from before stays in use"))),
+            (None, _) => fault = Some((INVALID, format!("{flaw}: endpoints get to see none"))),
+        }
+    }
+    Shown { held: Some(held), fault, doubt }
+}
+
 /// Where a reference leads, if it may.
 fn permitted(secret: &SecretRef, world: &World<'_>, own: &str) -> Result<Key, (&'static str, String)> {
     let namespace = secret.namespace.as_deref().unwrap_or(own);

@@ -2,7 +2,12 @@
 
 mod status;
 
-use super::{BuildOptions, Places, backend::World, certificates, check, clients, distinct};
+use super::{
+    BuildOptions, Places,
+    backend::World,
+    certificates::{self, Shown},
+    check, clients, distinct,
+};
 use crate::{
     policy::access::{Labels, Selector},
     route::{
@@ -15,7 +20,7 @@ use crate::{
         finding::{Finding, Severity, quoted},
         gateway::{self, Gateway},
     },
-    tls::{Clients, Terms},
+    tls::{Clients, Held, Terms},
 };
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -38,6 +43,8 @@ pub(super) struct OneGateway<'a> {
     /// Of the Gateway itself.
     refused: Option<(&'static str, String)>,
     unusable: Option<(&'static str, String)>,
+    /// What endpoints get to see of it, where it wants that.
+    shown: Option<Shown>,
 }
 
 /// One listener of a Gateway of ours.
@@ -145,6 +152,14 @@ impl<'a> Gateways<'a> {
         self.all.get_mut(&(namespace, name))
     }
 
+    /// The certificates that they show to endpoints, by their doors.
+    pub(super) fn shown(&self) -> impl Iterator<Item = (String, &Held)> {
+        self.all.values().filter_map(|gateway| {
+            let held = gateway.shown.as_ref()?.held.as_ref()?;
+            Some((gateway.door(), held))
+        })
+    }
+
     /// What is to be said about all of them, once routes are attached.
     pub(super) fn statuses(self) -> impl Iterator<Item = ObjectStatus> {
         let Self { all, classes } = self;
@@ -160,15 +175,25 @@ impl<'a> OneGateway<'a> {
         findings: &mut Vec<Finding>,
     ) -> Self {
         let spec = &source.object.spec;
-        let mut gateway =
-            Self { source, listeners: Vec::new(), addresses: Vec::new(), refused: None, unusable: None };
+        let mut gateway = Self {
+            source,
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            refused: None,
+            unusable: None,
+            shown: None,
+        };
+        let backend = spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+        let shown = backend.and_then(|backend| backend.client_certificate_ref.as_ref());
+        gateway.shown = shown.map(|one| certificates::of_gateway(one, (world, options), &source.namespace));
+        gateway.report_shown(findings);
         let at = gateway.read_addresses(options);
         let parameters = spec.infrastructure.as_ref().and_then(|all| all.parameters_ref.as_ref());
         if let Some(one) = parameters {
             let text = format!("Weir has no parameters, and does not read {} {}", one.kind, one.name);
             gateway.refused = Some(("InvalidParameters", text));
         }
-        let door = format!("Gateway {}/{}", source.namespace, source.name);
+        let door = gateway.door();
         for (index, one) in spec.listeners.iter().enumerate() {
             let mut listener = read_listener(one, &at);
             if listener.scheme == Some(Scheme::Https) {
@@ -211,6 +236,23 @@ impl<'a> OneGateway<'a> {
             ));
         }
         gateway
+    }
+
+    /// What it is called where requests come in.
+    fn door(&self) -> String {
+        format!("Gateway {}/{}", self.source.namespace, self.source.name)
+    }
+
+    fn report_shown(&self, findings: &mut Vec<Finding>) {
+        const PATH: &str = "tls.backend.clientCertificateRef";
+        let Some(Shown { fault, doubt, .. }) = &self.shown else { return };
+        let mut say = |severity, text: &str| {
+            let line = self.source.lines.field(PATH);
+            let line = if line == 0 { self.source.lines.object } else { line };
+            findings.push(self.source.finding(severity, line, format!("{PATH}: {text}"), ""));
+        };
+        fault.iter().for_each(|(_, text)| say(Severity::Error, text));
+        doubt.iter().for_each(|text| say(Severity::Warning, text));
     }
 
     /// Where it is reached.

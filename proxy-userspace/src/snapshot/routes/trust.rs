@@ -3,6 +3,7 @@
 
 use super::{Fault, authorities, check, distinct};
 use crate::{
+    route::table::Proofs,
     snapshot::BuildOptions,
     source::{
         Objects, Sourced,
@@ -14,7 +15,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::ServicePort;
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -104,7 +105,7 @@ impl Trusts {
     }
 
     /// What endpoints have to prove, by cluster.
-    pub(super) fn proofs(&self) -> BTreeMap<Arc<str>, Arc<Proof>> {
+    pub(super) fn proofs(&self) -> Proofs {
         let good = |(cluster, trusted): (&String, &Trusted)| {
             Some((Arc::from(cluster.as_str()), Arc::clone(trusted.proof.as_ref().ok()?)))
         };
@@ -156,6 +157,7 @@ fn proof(
         host: validation.hostname.to_ascii_lowercase().into(),
         names: names.collect(),
         trust,
+        shown: None,
     };
     options.keyring.proof(demands).map_err(whole)
 }

@@ -54,12 +54,16 @@ impl OneGateway<'_> {
             let text = "clients without a valid certificate are served as well";
             Condition::new("InsecureFrontendValidationMode", true, "ConfigurationChanged", text, generation)
         });
+        let resolved = self.shown.as_ref().map(|shown| match &shown.fault {
+            Some((reason, text)) => Condition::new("ResolvedRefs", false, reason, text, generation),
+            None => Condition::new("ResolvedRefs", true, "ResolvedRefs", "", generation),
+        });
         ObjectStatus {
             kind: "Gateway",
             namespace: self.source.namespace.clone(),
             name: self.source.name.clone(),
             says: Says::Gateway {
-                conditions: [accepted, programmed].into_iter().chain(insecure).collect(),
+                conditions: [accepted, programmed].into_iter().chain(insecure).chain(resolved).collect(),
                 listeners,
                 addresses: self.addresses,
             },

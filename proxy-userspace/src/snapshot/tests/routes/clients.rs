@@ -117,3 +117,32 @@ fn a_gateway_says_so_while_it_serves_clients_that_prove_nothing() {
         assert_eq!(said.contains(&insecure), expected, "{tls}: {said:?}");
     }
 }
+
+#[test]
+fn a_certificate_for_endpoints_that_cannot_be_had_is_told_of_at_the_gateway_and_it_is_served_all_the_same() {
+    let away =
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {name: c, namespace: trust}\ntype: kubernetes.io/tls\n";
+    let pair = Authority::new().named("gateway");
+    for (reference, more, said_) in [
+        ("{name: c}", pair.secret("c"), "ResolvedRefs=true ResolvedRefs"),
+        ("{name: c}", String::new(), "ResolvedRefs=false InvalidClientCertificateRef"),
+        (
+            "{name: c}",
+            pair.secret("c").replace("kubernetes.io/tls", "Opaque"),
+            "ResolvedRefs=false InvalidClientCertificateRef",
+        ),
+        ("{kind: ConfigMap, name: c}", String::new(), "ResolvedRefs=false InvalidClientCertificateRef"),
+        ("{name: c, namespace: trust}", away.to_owned(), "ResolvedRefs=false RefNotPermitted"),
+    ] {
+        let text = gateway(&format!("backend: {{clientCertificateRef: {reference}}}")) + &more;
+        let (ports, said, findings) = told(&text);
+        assert_eq!(ports, [80, 443, 8443]);
+        assert_eq!(
+            &said[..3],
+            ["Accepted=true Accepted", "Programmed=true Programmed", said_],
+            "{reference}"
+        );
+        let named = findings.iter().any(|one| one.contains("tls.backend.clientCertificateRef: "));
+        assert_eq!(named, said_.contains("false"), "{findings:?}");
+    }
+}
