@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use serde_json::Value;
 use std::{fs, path::PathBuf, time::Duration};
 use weir_tests::{
@@ -44,6 +46,25 @@ impl Authority {
         let mut params = CertificateParams::new([host.to_owned()])?;
         params.use_authority_key_identifier_extension = true;
         Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
+    }
+
+    /// A client's certificate with its key, in one text; `change` makes something else of it.
+    fn client(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Result<String> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.use_authority_key_identifier_extension = true;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        Ok(params.signed_by(&key, &self.issuer)?.pem() + &key.serialize_pem())
+    }
+
+    /// A ConfigMap with its certificate.
+    fn config_map(&self, name: &str) -> String {
+        let lines: String = self.pem.lines().map(|line| format!("    {line}\n")).collect();
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: demo}}\ndata:\n  ca.crt: |\n{lines}---\n"
+        )
     }
 
     /// A Secret with such a pair.
@@ -302,6 +323,7 @@ fn a_client_without_alpn_gets_http_1_1_and_the_end_of_the_session_is_said() -> R
 const LOAD: &str = r#"
 import collections, socket, ssl, sys, threading
 ca, node, name, port = sys.argv[1:5]
+own = sys.argv[5] if len(sys.argv) > 5 else None
 stop, done, failed, lock = threading.Event(), 0, collections.Counter(), threading.Lock()
 seen = set()
 def work():
@@ -309,6 +331,8 @@ def work():
     while not stop.is_set():
         try:
             context = ssl.create_default_context(cafile=ca)
+            if own:
+                context.load_cert_chain(own)
             with socket.create_connection((node, int(port)), 30) as plain:
                 with context.wrap_socket(plain, server_hostname=name) as stream:
                     serial = stream.getpeercert()["serialNumber"]
@@ -368,6 +392,102 @@ fn c13_certificates_rotate_under_load_without_a_failed_handshake_and_broken_ones
     load.close_stdin();
     let told = load.outcome(SOON)?.success()?.text();
     of_load(&told)?;
+    Ok(())
+}
+
+/// `DOORS` where clients of the Gateway have to have a certificate of these ConfigMaps' authorities.
+fn guarded(site: &Site, maps: &[(&str, &Authority)]) -> Result<String> {
+    let refs: Vec<_> =
+        maps.iter().map(|(name, _)| format!("{{group: '', kind: ConfigMap, name: {name}}}")).collect();
+    let tls = format!(
+        "  gatewayClassName: weir\n  tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{}]}}}}}}}}\n",
+        refs.join(", ")
+    );
+    let config_maps: String = maps.iter().map(|(name, authority)| authority.config_map(name)).collect();
+    Ok(site.manifests()?.replacen("  gatewayClassName: weir\n", &tls, 1) + &config_maps)
+}
+
+#[test]
+fn curl_with_a_certificate_of_the_authority_is_served_and_no_other() -> Result<()> {
+    needs_kernel!();
+    let site = Site::new(&[])?;
+    let (ours, stranger) = (Authority::new()?, Authority::new()?);
+    site.scene.agent.reconfigure_text(&guarded(&site, &[("partners", &ours)])?)?;
+    let dir = site.scene.topology.dir();
+    let file = |name: &str, text: String| -> Result<String> {
+        fs::write(dir.join(name), text)?;
+        Ok(dir.join(name).display().to_string())
+    };
+    let good = file("good.pem", ours.client("client-7", |_| {})?)?;
+    let expired = file(
+        "expired.pem",
+        ours.client("client-7", |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        })?,
+    )?;
+    let strange = file("strange.pem", stranger.client("client-7", |_| {})?)?;
+    let mut asked = 0;
+    for (version, protocol) in [("1.2", "2"), ("1.3", "2"), ("1.2", "1.1"), ("1.3", "1.1")] {
+        let (limit, http) = (format!("--tlsv{version}"), format!("--http{protocol}"));
+        let base = ["--tls-max", version, &limit, &http, "--write-out", "\n%{http_code} %{http_version}"];
+        let claim = ["--header", "X-Forwarded-Client-Cert: Subject=\"CN=admin\""];
+        let with = |more: &[&str]| {
+            let all: Vec<_> = base.iter().chain(&claim).chain(more).copied().collect();
+            site.curl(&site.outside, (HOST, 8443), &all)
+        };
+        let text = with(&["--cert", &good])?.success()?.text();
+        let (body, told) = text.rsplit_once('\n').unwrap();
+        assert_eq!(told, format!("200 {protocol}"), "{version}");
+        assert!(!body.to_lowercase().contains("x-forwarded-client-cert"), "{body}");
+        for bad in [&[][..], &["--cert", &expired], &["--cert", &strange]] {
+            let refused = with(bad)?;
+            assert!(refused.text().ends_with("\n000 0"), "{bad:?} {version} {protocol}: {}", refused.text());
+        }
+        asked += 4;
+        let lines = site.scene.agent.logged(asked)?;
+        let served = lines.iter().rev().find(|line| line["response_code"] == 200).context("no request")?;
+        assert_eq!(served["downstream_peer_subject"], "CN=client-7", "{served}");
+        assert_eq!(served["downstream_peer_verified"], true, "{served}");
+        assert_eq!(served["tls_version"], format!("TLSv{version}"), "{served}");
+    }
+    let told = site.scene.agent.metrics()?;
+    for (outcome, count) in [("full", 4.0), ("no_client_certificate", 4.0), ("untrusted", 8.0)] {
+        assert_eq!(told.sum("weir_tls_handshakes_total", &[("outcome", outcome)]), count, "{outcome}");
+    }
+    // The Ingress of the same node asks nobody.
+    let other = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+    assert_eq!(site.curl(&site.outside, (OTHER, 443), &other)?.success()?.text(), "200");
+    Ok(())
+}
+
+#[test]
+fn authorities_rotate_under_load_and_a_client_of_both_is_never_refused() -> Result<()> {
+    const ROTATIONS: usize = 60;
+    needs_kernel!();
+    let site = Site::new(&[])?;
+    let (old, new) = (Authority::new()?, Authority::new()?);
+    let agent = &site.scene.agent;
+    agent.reconfigure_text(&guarded(&site, &[("old", &old)])?)?;
+    let own = site.scene.topology.dir().join("own.pem");
+    fs::write(&own, old.client("own", |_| {})?)?;
+    let (ca, node) = (site.ca.display().to_string(), site.scene.topology.node().v4().to_string());
+    let mut command = site.outside.command("/usr/bin/python3");
+    command.args(["-c", LOAD, &ca, &node, HOST, "8443", &own.display().to_string()]);
+    let mut load = site.outside.spawn("load", command)?;
+    load.says("begun", SOON)?;
+    for round in 0..ROTATIONS {
+        let (both, one) = ([("old", &old), ("new", &new)], [("old", &old)]);
+        let now = if round % 2 == 0 { &both[..] } else { &one[..] };
+        agent.reload_text(&guarded(&site, now)?)?;
+    }
+    load.close_stdin();
+    of_load(&load.outcome(SOON)?.success()?.text())?;
+    agent.reload_text(&guarded(&site, &[("new", &new)])?)?;
+    let cert = own.display().to_string();
+    let refused =
+        site.curl(&site.outside, (HOST, 8443), &["--cert", &cert, "--write-out", "%{http_code}"])?;
+    assert_eq!(refused.text(), "000", "its authority counts no more");
     Ok(())
 }
 
@@ -510,11 +630,18 @@ import http.server, ssl, sys
 names = []
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[1])
+if len(sys.argv) > 3:
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(sys.argv[3])
 context.sni_callback = lambda stream, name, context: names.append(name)
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        text = f"{self.headers['host']} as {names[-1]} in {self.request.version()}".encode()
+        text = f"{self.headers['host']} as {names[-1]} in {self.request.version()}"
+        own = self.request.getpeercert()
+        if own:
+            text += f" for {own['subject'][0][0][1]}"
+        text = text.encode()
         self.send_response(200)
         self.send_header("content-length", str(len(text)))
         self.end_headers()
@@ -593,6 +720,67 @@ fn a_backend_tls_policy_from_the_api_holds_with_its_config_map_and_without_it_no
     for one in maps {
         assert!(one.path.starts_with("/api/v1/namespaces/demo/configmaps?"), "{one:?}");
     }
+    Ok(())
+}
+
+/// `BEFORE_VAULT` with a certificate for endpoints, where `secret` names one.
+fn before_vault(secret: Option<&str>) -> String {
+    let tls =
+        secret.map(|name| format!("{{backend: {{clientCertificateRef: {{name: {name}}}}}}}, listeners"));
+    let Some(tls) = tls else { return BEFORE_VAULT.to_owned() };
+    BEFORE_VAULT.replacen("weir, listeners", &format!("weir, tls: {tls}"), 1)
+}
+
+#[test]
+fn an_endpoint_that_verifies_its_clients_sees_the_gateways_certificate_and_the_next_one_after_a_change()
+-> Result<()> {
+    needs_kernel!();
+    let site = FromApi::new()?;
+    let server = &site.stage.servers[0];
+    let (clients, dir) = (Authority::new()?, site.stage.topology.dir());
+    let (chain, key) = site.authority.pair("vault.internal")?;
+    let (pem, trusted) = (dir.join("vault.pem"), dir.join("clients.pem"));
+    fs::write(&pem, chain + &key)?;
+    fs::write(&trusted, &clients.pem)?;
+    let mut command = server.command("/usr/bin/python3");
+    let at = server.at(9443).ip().to_string();
+    command.args(["-c", VAULT, &pem.display().to_string(), &at, &trusted.display().to_string()]);
+    let mut vault = server.spawn("vault", command)?;
+    vault.says("begun", SOON)?;
+    let service = Service::new("vault", 443).cluster_ip([10, 96, 0, 30]).endpoints([server.at(9443)]);
+    site.server.put_manifest(&service.yaml())?;
+    site.server.put(serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "ca", "namespace": "demo"}, "data": {"ca.crt": site.authority.pem}}))?;
+    site.server.put_manifest(&before_vault(None))?;
+    let url = format!("http://{}/a", site.stage.topology.node().at(8081));
+    let asked = || -> Result<String> {
+        let asked = site.stage.client.curl(["--max-time", "20", "--write-out", " %{http_code}", &url])?;
+        Ok(asked.text())
+    };
+    let becomes = |end: &str| {
+        wait::until(SOON, "the answer is another", || Ok(asked()?.ends_with(end)))
+            .with_context(|| format!("{:?}; the agent says {:?}", asked(), site.agent.stderr()))
+    };
+    // In TLS 1.3 the endpoint refuses when the session is there already.
+    becomes(" 502")?;
+    let shown = |name: &str| -> Result<()> {
+        let both = clients.client(name, |_| {})?;
+        let (chain, key) = both.split_at(both.find("-----BEGIN PRIVATE").context("a key")?);
+        let data =
+            serde_json::json!({"tls.crt": base64(chain.as_bytes()), "tls.key": base64(key.as_bytes())});
+        site.server
+            .put(serde_json::json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "own", "namespace": "demo"}, "data": data}))?;
+        Ok(())
+    };
+    shown("first")?;
+    site.server.put_manifest(&before_vault(Some("own")))?;
+    becomes(" in TLSv1.3 for first 200")?;
+    shown("second")?;
+    becomes(" in TLSv1.3 for second 200")?;
+    let expiry = site.agent.metrics()?;
+    let ours = [("listener", "Gateway demo/plain"), ("secret", "demo/own")];
+    assert!(expiry.sum("weir_tls_certificate_expiry_timestamp_seconds", &ours) > 1.7e9);
     Ok(())
 }
 
