@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 use weir_tests::{
     manifest::{Endpoint, Service},
     needs_kernel, peer,
@@ -329,6 +329,34 @@ fn k9_a_server_that_speaks_first_is_tunnelled_without_a_long_stall() -> Result<(
     assert_eq!(line["protocol"], "TCP", "{line}");
     let samples = scene.agent.metrics()?;
     assert!(samples.sum("weir_opaque_connections_total", &[]) >= 1.0);
+    Ok(())
+}
+
+#[test]
+fn tls_that_a_pod_ends_is_tunnelled_and_logged_with_the_name_that_its_client_asked_for() -> Result<()> {
+    needs_kernel!();
+    const NAME: &str = "bank.example.com";
+    let stage = Stage::new(0)?;
+    let server = stage.topology.pod("bank", 50)?;
+    let own = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
+    let (trusted, key) = (stage.topology.dir().join("own.pem"), stage.topology.dir().join("own.key"));
+    fs::write(&trusted, own.cert.pem())?;
+    fs::write(&key, own.signing_key.serialize_pem())?;
+    let mut command = server.command("openssl");
+    command.args(["s_server", "-www", "-accept", &server.at(PORT).to_string()]);
+    command.arg("-cert").arg(&trusted).arg("-key").arg(&key);
+    let mut serving = server.spawn("openssl", command)?;
+    serving.says("ACCEPT", Duration::from_secs(20))?;
+    let web = Service::new("web", PORT).cluster_ip(WEB.ip()).endpoints([server.at(PORT)]);
+    let scene = stage.play(&[web], &[])?;
+    let (trusted, resolve) = (trusted.display().to_string(), format!("{NAME}:{PORT}:{}", WEB.ip()));
+    let url = format!("https://{NAME}:{PORT}/");
+    let asked = ["--http1.1", "--cacert", &trusted, "--resolve", &resolve, "--max-time", "20", &url];
+    let page = scene.client.curl(asked)?.success()?.text();
+    assert!(page.contains("TLS_"), "{page}");
+    let line = &scene.agent.logged(1)?[0];
+    assert_eq!((&line["protocol"], &line["requested_server_name"]), (&"TCP".into(), &NAME.into()), "{line}");
+    assert!(line["tls_version"].is_null(), "it ends in the pod: {line}");
     Ok(())
 }
 
