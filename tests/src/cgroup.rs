@@ -98,3 +98,11 @@ fn remove_tree(group: &Path) -> Result<()> {
         Ok(true)
     })
 }
+
+/// CPU time that a cgroup has used, with everything below it.
+pub fn cpu_time(group: &Path) -> Result<Duration> {
+    let path = group.join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    Ok(Duration::from_micros(used.with_context(|| format!("{} has no usage", path.display()))?.parse()?))
+}

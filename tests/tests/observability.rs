@@ -5,6 +5,7 @@ use anyhow::Result;
 use serde_json::Value;
 use std::time::Duration;
 use weir_tests::{
+    cgroup,
     metrics::Samples,
     needs_kernel, peer,
     scene::{PORT, Scene, WEB},
@@ -32,6 +33,21 @@ fn status_shows_listeners_clusters_endpoints_maps_and_the_self_test() -> Result<
     for map in status["kernel"]["maps"].as_array().unwrap() {
         assert!(map["capacity"].as_u64().unwrap() > 0 && map["name"].as_str().unwrap().len() <= 15, "{map}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_nobody_asks_anything_uses_next_to_no_processor_time() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&[])?;
+    scene.ask("/")?;
+    scene.agent.logged(1)?;
+    let used = || cgroup::cpu_time(scene.topology.agent().cgroup().path());
+    let (before, idle) = (used()?, Duration::from_secs(3));
+    std::thread::sleep(idle);
+    let used = used()? - before;
+    // A loop that wakes itself takes a processor, or what others leave of it.
+    assert!(used < idle / 4, "{used:?} of {idle:?}");
     Ok(())
 }
 

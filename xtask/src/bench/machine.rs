@@ -6,6 +6,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use weir_tests::cgroup;
 
 /// What `/proc/stat` counts in, milliseconds: USER_HZ is 100 wherever Linux runs today.
 const JIFFY_MS: u64 = 10;
@@ -65,7 +66,7 @@ impl Drop for ProgramStatistics {
 impl Busy {
     /// Reads the counters of the machine and of a cgroup v2 with everything below it.
     pub(crate) fn now(cgroup: &Path) -> Result<Self> {
-        let own = cgroup_cpu(cgroup)?;
+        let own = cgroup::cpu_time(cgroup)?;
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
         Ok(Self { at: Instant::now(), stat: Stat::parse(&text)?, own })
     }
@@ -119,14 +120,6 @@ impl KernelMemory {
         let slab_kib = kib(&memory, "Slab:").context("/proc/meminfo has no Slab")?;
         Ok(Self { tcp_kib: pages * page_kib, slab_kib })
     }
-}
-
-/// CPU time that a cgroup v2 has used, with everything below it.
-pub(crate) fn cgroup_cpu(cgroup: &Path) -> Result<Duration> {
-    let path = cgroup.join("cpu.stat");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let used = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
-    Ok(Duration::from_micros(used.with_context(|| format!("{} has no usage", path.display()))?.parse()?))
 }
 
 /// Largest resident size that a process has had.

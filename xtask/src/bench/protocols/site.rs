@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use weir_tests::{pod::Pod, process::Process, topology::Topology, wait};
+use weir_tests::{cgroup, pod::Pod, process::Process, topology::Topology, wait};
 
 /// The name that clients ask for.
 pub(super) const HOST: &str = "bench.example.com";
@@ -177,9 +177,9 @@ impl Stand<'_> {
         command.arg(format!("--connect-to={}:{}", site.topology.node().v4(), protocol.port()));
         command.arg(format!("--log-file={}", log.display())).arg(site.url(protocol, shape.body));
         let (proxy, all) = (site.topology.agent().cgroup().path(), self.everything());
-        let before = (machine::cgroup_cpu(proxy)?, machine::cgroup_cpu(all)?);
+        let before = (cgroup::cpu_time(proxy)?, cgroup::cpu_time(all)?);
         let outcome = site.client.spawn("h2load", command)?.outcome(window + PATIENCE)?.success()?;
-        let after = (machine::cgroup_cpu(proxy)?, machine::cgroup_cpu(all)?);
+        let after = (cgroup::cpu_time(proxy)?, cgroup::cpu_time(all)?);
         let found = h2load::read(&outcome.text(), &log, protocol.spoken())?;
         let each = |from: Duration, to: Duration| {
             #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
