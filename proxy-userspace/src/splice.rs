@@ -286,7 +286,7 @@ impl Splice {
         // Until it is silent: only then does the next ring wake the task.
         while let Some(ring) = self.alarm.poll(cx) {
             match ring {
-                Ring::Late(reason) => match self.late(reason) {
+                Ring::Late => match self.late() {
                     Poll::Ready(()) => return Poll::Ready(()),
                     Poll::Pending => {}
                 },
@@ -364,10 +364,12 @@ impl Splice {
         }
         let (started, moved) = slot.times();
         let under_way = word & (pair::KERNEL | pair::BEGINNING) == pair::KERNEL && pair::is_busy(word);
-        let carried = match (under_way, word & pair::ANSWER_DUE != 0) {
+        let is_due = word & pair::ANSWER_DUE != 0;
+        let carried = match (under_way, word & pair::REQUEST_OPEN != 0) {
             (false, _) => Carried::Idle(started.max(moved)),
-            (true, true) => Carried::Unanswered(started),
-            (true, false) => Carried::Answered(started),
+            (true, true) if is_due => Carried::Asking { started, left: slot.request_left() },
+            (true, false) if is_due => Carried::Unanswered { started, asked: slot.asked().max(started) },
+            (true, _) => Carried::Answered(started),
         };
         (word, carried)
     }
@@ -375,7 +377,9 @@ impl Splice {
     /// Since when nothing was asked for, by what the kernel half saw; `None` where it saw nothing.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         match self.carried().1 {
-            Carried::Unanswered(_) | Carried::Answered(_) => Some(Instant::now()),
+            Carried::Asking { .. } | Carried::Unanswered { .. } | Carried::Answered(_) => {
+                Some(Instant::now())
+            }
             Carried::Idle(since) => Some(instant(since)),
             // Armed before, perhaps.
             Carried::Nothing => {

@@ -398,12 +398,44 @@ fn an_endpoint_that_never_answers_gives_504_ut_and_the_connection_lives_on() -> 
 }
 
 #[test]
-fn a_late_answer_to_a_body_that_never_ends_gives_408_and_the_connection_ends() -> Result<()> {
+fn s20_a_body_that_never_ends_is_late_as_a_relayed_one_is_and_the_connection_ends() -> Result<()> {
     needs_kernel!();
-    let (_scene, mut client) = armed_with(&["--timeout-request=400ms"])?;
-    client.send("POST /sink HTTP/1.1\r\nHost: demo\r\nContent-Length: 10\r\n\r\nabc")?;
-    assert_eq!(client.answer()?.status, 408);
-    assert_eq!(client.end()?, "eof");
+    for (limit, status, reason) in [
+        // The endpoint's time does not run before it has the request.
+        ("--timeout-request-body-idle=400ms", 408, "request_body_idle"),
+        ("--timeout-request=400ms", 504, "request_timeout"),
+    ] {
+        let (scene, mut carried) = armed_with(&[limit])?;
+        let mut relayed = Conversation::start(&scene.client, WEB)?;
+        let before = spliced(&scene)?;
+        for client in [&mut relayed, &mut carried] {
+            client.send("POST /sink HTTP/1.1\r\nHost: demo\r\nContent-Length: 10\r\n\r\nabc")?;
+            assert_eq!(client.answer()?.status, status, "{limit}");
+            assert_eq!(client.end()?, "eof", "{limit}");
+        }
+        assert_eq!(spliced(&scene)?, before + 1);
+        let is_late = |line: &Value| line["path"] == "/sink" && line["response_code_details"] == reason;
+        wait::until(Duration::from_secs(10), "both are recorded", || {
+            Ok(scene.agent.access_log()?.iter().filter(|line| is_late(line)).count() == 2)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_endpoints_time_runs_when_it_has_the_whole_request() -> Result<()> {
+    needs_kernel!();
+    let (scene, mut client) = armed_with(&["--timeout-response-head=3s"])?;
+    let before = spliced(&scene)?;
+    client.send("POST /sink HTTP/1.1\r\nHost: demo\r\nContent-Length: 7\r\n\r\nabc")?;
+    carries(&scene, before)?;
+    // Longer than the endpoint may take, and no piece is late.
+    for piece in ["d", "e", "f", "g"] {
+        let answered = || Ok(scene.agent.access_log()?.iter().any(|line| line["path"] == "/sink"));
+        wait::throughout(Duration::from_millis(900), "no answer yet", || answered().map(|so: bool| !so))?;
+        client.send(piece)?;
+    }
+    assert_eq!(client.answer()?.status, 200);
     Ok(())
 }
 

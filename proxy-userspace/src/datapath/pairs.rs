@@ -267,6 +267,16 @@ impl Slot {
         (self.read(|pair| &raw const pair.started_ns), self.read(|pair| &raw const pair.moved_ns))
     }
 
+    /// When the last byte of the request under way passed; 0 while there are more to come.
+    pub(crate) fn asked(&self) -> u64 {
+        self.read(|pair| &raw const pair.asked_ns)
+    }
+
+    /// How many bytes of the request under way are still to come.
+    pub(crate) fn request_left(&self) -> u32 {
+        self.read(|pair| &raw const pair.request_left)
+    }
+
     fn change(&self, transition: impl Fn(u64) -> Option<u64>) -> bool {
         self.pairs.change(self.index, transition)
     }

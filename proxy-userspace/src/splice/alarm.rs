@@ -31,6 +31,8 @@ const IDLE: u8 = 3;
 pub(crate) struct Alarm {
     response_head: AtomicU64,
     request: AtomicU64,
+    request_body_idle: AtomicU64,
+    body: Mutex<Body>,
     upstream_idle: AtomicU64,
     rings: AtomicU8,
     task: Mutex<Option<Waker>>,
@@ -40,7 +42,7 @@ pub(crate) struct Alarm {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ring {
     /// Its exchange is late.
-    Late(Reason),
+    Late,
     /// Its pair has been idle for long, and others want one.
     Unwanted,
     /// Its endpoint's connection has been idle for as long as one may be.
@@ -52,6 +54,8 @@ impl Default for Alarm {
         Self {
             response_head: AtomicU64::new(NEVER),
             request: AtomicU64::new(NEVER),
+            request_body_idle: AtomicU64::new(NEVER),
+            body: Mutex::default(),
             upstream_idle: AtomicU64::new(NEVER),
             rings: AtomicU8::new(SILENT),
             task: Mutex::default(),
@@ -67,17 +71,14 @@ impl Alarm {
         };
         self.response_head.store(ns(timeouts.response_head), Relaxed);
         self.request.store(ns(timeouts.request), Relaxed);
+        self.request_body_idle.store(ns(timeouts.request_body_idle), Relaxed);
         self.upstream_idle.store(ns(timeouts.upstream_idle), Relaxed);
     }
 
     /// What it rang for; wakes the task when it rings.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Option<Ring> {
         match self.rings.swap(SILENT, Relaxed) {
-            LATE => {
-                let whole = self.request.load(Relaxed) <= self.response_head.load(Relaxed);
-                let reason = if whole { Reason::RequestTimeout } else { Reason::ResponseHeadTimeout };
-                return Some(Ring::Late(reason));
-            }
+            LATE => return Some(Ring::Late),
             UNWANTED => return Some(Ring::Unwanted),
             IDLE => return Some(Ring::Idle),
             _ => {}
@@ -96,21 +97,57 @@ impl Alarm {
         }
     }
 
-    pub(super) fn is_late(&self, carried: Carried, now: u64) -> bool {
-        self.due(carried, now) == Some(LATE)
+    /// What the exchange is late with, if it is.
+    pub(super) fn late(&self, carried: Carried, now: u64) -> Option<Reason> {
+        let (stage, whole) = match carried {
+            Carried::Nothing | Carried::Idle(_) => return None,
+            Carried::Asking { started, left } => {
+                let idle = (self.grew(started, left, now), &self.request_body_idle, Reason::RequestBodyIdle);
+                (Some(idle), started)
+            }
+            Carried::Unanswered { started, asked } => {
+                (Some((asked, &self.response_head, Reason::ResponseHeadTimeout)), started)
+            }
+            Carried::Answered(started) => (None, started),
+        };
+        let whole = whole.saturating_add(self.request.load(Relaxed));
+        let stage = stage.map(|(since, limit, reason)| (since.saturating_add(limit.load(Relaxed)), reason));
+        let (at, reason) = stage.filter(|(at, _)| *at < whole).unwrap_or((whole, Reason::RequestTimeout));
+        (now >= at).then_some(reason)
+    }
+
+    /// When the body of the exchange that began at `started` last grew, as far as looks have seen, by what of it was
+    /// `left` to come.
+    fn grew(&self, started: u64, left: u32, now: u64) -> u64 {
+        let mut body = self.body.lock();
+        if body.started != started {
+            *body = Body { started, left, grew: started };
+        } else if body.left != left {
+            (body.left, body.grew) = (left, now);
+        }
+        body.grew
     }
 
     /// What it should ring for.
     fn due(&self, carried: Carried, now: u64) -> Option<u8> {
-        let (response_head, request) = (self.response_head.load(Relaxed), self.request.load(Relaxed));
-        let (since, limit, what) = match carried {
-            Carried::Nothing => return None,
-            Carried::Idle(since) => (since, self.upstream_idle.load(Relaxed), IDLE),
-            Carried::Unanswered(since) => (since, response_head.min(request), LATE),
-            Carried::Answered(since) => (since, request, LATE),
-        };
-        (now >= since.saturating_add(limit)).then_some(what)
+        match carried {
+            Carried::Idle(since) => {
+                (now >= since.saturating_add(self.upstream_idle.load(Relaxed))).then_some(IDLE)
+            }
+            carried => self.late(carried, now).map(|_| LATE),
+        }
     }
+}
+
+/// The body that is under way, as it was last seen.
+#[derive(Clone, Copy, Default, Debug)]
+struct Body {
+    /// When its exchange began.
+    started: u64,
+    /// What of it was still to come.
+    left: u32,
+    /// When that changed.
+    grew: u64,
 }
 
 /// What the kernel half carries for a connection; times are `CLOCK_MONOTONIC` nanoseconds.
@@ -120,8 +157,10 @@ pub(crate) enum Carried {
     Nothing,
     /// Nothing, since then.
     Idle(u64),
-    /// An exchange that began then and has no answer yet.
-    Unanswered(u64),
+    /// An exchange whose request is not complete: so many bytes of it are still to come.
+    Asking { started: u64, left: u32 },
+    /// An exchange whose request was complete when `asked` and has no answer yet.
+    Unanswered { started: u64, asked: u64 },
     /// An exchange that began then, and whose answer has begun.
     Answered(u64),
 }
@@ -199,19 +238,57 @@ mod tests {
         alarm
     }
 
+    /// Complete when it began.
+    fn whole(started: u64) -> Carried {
+        Carried::Unanswered { started, asked: started }
+    }
+
     #[test]
     fn the_earlier_limit_counts_until_the_answer_begins_and_the_whole_one_after() {
         let alarm = alarm(2, 5);
-        assert_eq!(alarm.due(Carried::Unanswered(SECOND), 2 * SECOND), None);
-        assert_eq!(alarm.due(Carried::Unanswered(SECOND), 3 * SECOND), Some(LATE));
-        assert_eq!(alarm.due(Carried::Answered(SECOND), 3 * SECOND), None);
-        assert_eq!(alarm.due(Carried::Answered(SECOND), 6 * SECOND), Some(LATE));
+        assert_eq!(alarm.late(whole(SECOND), 2 * SECOND), None);
+        assert_eq!(alarm.late(whole(SECOND), 3 * SECOND), Some(Reason::ResponseHeadTimeout));
+        assert_eq!(alarm.late(Carried::Answered(SECOND), 3 * SECOND), None);
+        assert_eq!(alarm.late(Carried::Answered(SECOND), 6 * SECOND), Some(Reason::RequestTimeout));
+        // The endpoint's time begins when it has the whole request.
+        let later = Carried::Unanswered { started: SECOND, asked: 3 * SECOND };
+        assert_eq!(alarm.late(later, 4 * SECOND), None);
+        assert_eq!(alarm.late(later, 5 * SECOND), Some(Reason::ResponseHeadTimeout));
+        let late = Carried::Unanswered { started: SECOND, asked: 5 * SECOND };
+        assert_eq!(alarm.late(late, 6 * SECOND), Some(Reason::RequestTimeout));
+    }
+
+    #[test]
+    fn s20_d4_a_body_that_grows_is_not_late_until_the_whole_request_is_and_one_that_stops_is_at_once() {
+        let alarm = Alarm::default();
+        let timeout = |seconds| Some(Duration::from_secs(seconds));
+        let timeouts = Timeouts { request_body_idle: timeout(2), request: timeout(9), ..Timeouts::default() };
+        alarm.limit(timeouts);
+        let asking = |left| Carried::Asking { started: SECOND, left };
+        for (left, now, late) in [
+            (900, 2, None),
+            (800, 3, None),
+            (800, 4, None),
+            (700, 5, None),
+            (700, 6, None),
+            (700, 7, Some(Reason::RequestBodyIdle)),
+            (600, 8, None),
+            (500, 9, None),
+            (400, 10, Some(Reason::RequestTimeout)),
+        ] {
+            assert_eq!(alarm.late(asking(left), now * SECOND), late, "{left} {now}");
+        }
+        // The next exchange is another body.
+        assert_eq!(alarm.late(Carried::Asking { started: 20 * SECOND, left: 400 }, 21 * SECOND), None);
+        let silent = Carried::Asking { started: 20 * SECOND, left: 400 };
+        assert_eq!(alarm.late(silent, 22 * SECOND), Some(Reason::RequestBodyIdle));
     }
 
     #[test]
     fn nothing_is_late_without_an_exchange_or_without_a_limit() {
         assert_eq!(alarm(1, 1).due(Carried::Nothing, NEVER - 1), None);
-        assert_eq!(Alarm::default().due(Carried::Unanswered(0), NEVER - 1), None);
+        assert_eq!(Alarm::default().due(whole(0), NEVER - 1), None);
+        assert_eq!(Alarm::default().due(Carried::Asking { started: 0, left: 1 }, NEVER - 1), None);
     }
 
     #[test]
@@ -228,7 +305,7 @@ mod tests {
         let alarm = alarm(2, 5);
         assert_eq!(alarm.poll(&cx), None);
         alarm.ring(LATE);
-        assert_eq!(alarm.poll(&cx), Some(Ring::Late(Reason::ResponseHeadTimeout)));
+        assert_eq!(alarm.poll(&cx), Some(Ring::Late));
         assert_eq!(alarm.poll(&cx), None);
     }
 }

@@ -56,20 +56,19 @@ impl Splice {
     }
 
     /// The exchange has taken too long.
-    pub(super) fn late(&self, reason: Reason) -> Poll<()> {
+    pub(super) fn late(&self) -> Poll<()> {
         let (word, carried) = self.carried();
-        if !self.alarm.is_late(carried, now_ns()) {
+        let Some(reason) = self.alarm.late(carried, now_ns()) else {
             // It rang for an exchange that was answered just in time.
             return Poll::Pending;
-        }
+        };
         if !self.slot.lock().as_ref().is_some_and(|slot| slot.give_up(word)) {
             let answered = matches!(carried, Carried::Answered(_)) && self.carried().0 == word;
             return if answered && self.cut(word, reason) { Poll::Ready(()) } else { Poll::Pending };
         }
-        let body_open = word & pair::REQUEST_OPEN != 0;
         self.part();
         *self.upstream.lock() = None;
-        self.resume(Task::Refuse(if body_open { Reason::RequestBodyIdle } else { reason }));
+        self.resume(Task::Refuse(reason));
         Poll::Ready(())
     }
 
@@ -106,9 +105,11 @@ impl Splice {
         let slot = self.slot.lock();
         let Some(slot) = slot.as_ref() else { return };
         let (head, whole) = slot.request();
-        // hyper wants to read the whole request; the endpoint has it, or nobody needs it.
+        // hyper wants to read the whole request; the endpoint has it, or nobody needs it. One that is refused while
+        // its body is still to come ends the connection, as a relayed one does.
+        let is_half = matches!(task, Task::Refuse(_)) && slot.has_open_body();
         let mut request = BytesMut::from(head);
-        if !matches!(task, Task::Refuse(Reason::RequestBodyIdle)) {
+        if !is_half {
             request.resize(whole as usize, 0);
         }
         let began = instant(slot.times().0);
