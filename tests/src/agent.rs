@@ -280,8 +280,22 @@ impl Agent {
 
     /// Resident memory, bytes.
     pub fn rss(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that was resident since the last [`Agent::forget_peak`].
+    pub fn peak(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// From now on [`Agent::peak`] begins with what is resident (proc(5), `clear_refs`).
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").context("clear_refs")
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024)
     }

@@ -69,6 +69,55 @@ fn d17_without_ephemeral_ports_requests_get_503_and_those_that_have_one_go_on() 
     Ok(())
 }
 
+/// As many clients of HTTP/2 one after the other, each with an entry of 4000 bytes and 10 000 references to it in one
+/// head of 14 KiB: how each was answered.
+fn hpack_bombs(scene: &Scene, count: u32) -> Result<Vec<String>> {
+    let code = format!(
+        "import socket\n\
+         def n(first, bits, v):\n\
+         \x20 most = (1 << bits) - 1\n\
+         \x20 if v < most: return bytes([first | v])\n\
+         \x20 out = [first | most]; v -= most\n\
+         \x20 while v >= 128: out.append(v % 128 | 128); v //= 128\n\
+         \x20 return bytes(out + [v])\n\
+         def s(b): return n(0, 7, len(b)) + b\n\
+         def frame(kind, flags, stream, b): return len(b).to_bytes(3, 'big') + bytes([kind, flags]) + stream.to_bytes(4, 'big') + b\n\
+         head = b'\\x82\\x86\\x84\\x41' + s(b'web') + b'\\x40' + s(b'x') + s(b'a' * 4000) + b'\\xbe' * 10000\n\
+         for _ in range({count}):\n\
+         \x20 c = socket.create_connection(({:?}, {}), timeout=60)\n\
+         \x20 c.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' + frame(4, 0, 0, b'') + frame(1, 5, 1, head))\n\
+         \x20 f = c.makefile('rb'); said = 'closed'\n\
+         \x20 while True:\n\
+         \x20   h = f.read(9)\n\
+         \x20   if len(h) < 9: break\n\
+         \x20   payload = f.read(int.from_bytes(h[:3], 'big'))\n\
+         \x20   if h[3] == 7: said = 'goaway'; break\n\
+         \x20   if h[3] == 3: said = 'reset'; break\n\
+         \x20   if h[3] == 1: said = '431' if b'\\x69\\x90\\xff' in payload or b'431' in payload else 'answered'; break\n\
+         \x20 print(said); c.close()\n",
+        WEB.ip().to_string(),
+        WEB.port()
+    );
+    let said = scene.client.run("python3", ["-c", &code], Duration::from_secs(120))?.success()?.text();
+    Ok(said.split_whitespace().map(str::to_owned).collect())
+}
+
+#[test]
+fn d10_a_head_that_stands_for_40_mb_costs_less_than_2_mib_and_reaches_nobody() -> Result<()> {
+    needs_kernel!();
+    let scene = Scene::web(&["--acceleration=off"])?;
+    // What the agent needs for a client of HTTP/2 at all.
+    hpack_bombs(&scene, 5)?;
+    let before = scene.agent.rss()?;
+    scene.agent.forget_peak()?;
+    let said = hpack_bombs(&scene, 20)?;
+    assert!(said.len() == 20 && said.iter().all(|one| one != "answered"), "{said:?}");
+    let rise = scene.agent.peak()?.saturating_sub(before);
+    assert!(rise < 2 << 20, "{rise} bytes more than {before}");
+    assert!(scene.agent.access_log()?.iter().all(|line| line["response_code"] != 200));
+    scene.ask("/after").map(drop)
+}
+
 #[test]
 fn d19_records_that_nobody_reads_are_lost_and_counted_and_requests_go_on() -> Result<()> {
     needs_kernel!();

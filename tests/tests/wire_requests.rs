@@ -244,12 +244,8 @@ fn a_request_that_may_go_no_further_is_answered_here_in_every_lane() -> Result<(
 #[test]
 fn s20_a_body_that_is_cut_off_is_no_complete_request_in_any_lane() -> Result<()> {
     needs_kernel!();
-    let scene = Scene::web(&[
-        "--acceleration=on",
-        "--splice-control=0%",
-        "--timeout-request-body-idle=300ms",
-        "--timeout-response-head=2s",
-    ])?;
+    let scene =
+        Scene::web(&["--acceleration=on", "--splice-control=0%", "--timeout-request-body-idle=300ms"])?;
     for request in [
         post("/sink", "abc").replace("Content-Length: 3", "Content-Length: 10"),
         with("Transfer-Encoding: chunked").replace("POST /", "POST /sink") + "3\r\nabc\r\n",
@@ -264,5 +260,43 @@ fn s20_a_body_that_is_cut_off_is_no_complete_request_in_any_lane() -> Result<()>
             "{request}: {reply:?}"
         );
     }
+    Ok(())
+}
+
+/// What its Service chooses is so in relay and on a connection that the kernel half carries requests of: that one
+/// leaves to the agent whatever is in doubt.
+#[test]
+fn i1_p10_p15_what_a_service_chooses_holds_in_every_lane() -> Result<()> {
+    needs_kernel!();
+    let stage = Stage::new(1)?;
+    let choices = "head=128KiB,field=100KiB,escaped-slashes=keep,underscores=keep,empty-segments=reject";
+    let web = stage.web().annotation("weir.dev/admission", choices);
+    let scene = stage.play(&[web], &["--acceleration=on", "--splice-control=0%"])?;
+    let asking = |path: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: demo\r\n{fields}\r\n");
+    let large = format!("X: {}\r\n", "x".repeat(80_000));
+    let rows = [
+        (asking("/a%2Fb", ""), 200),
+        (asking("/..%2Fb", ""), 400),
+        (asking("/a", "user_id: 7\r\n"), 200),
+        (asking("/a", "Content_Length: 7\r\n"), 400),
+        (asking("//a", ""), 400),
+        (asking("/large", &large), 200),
+        (asking("/large", &format!("{large}{large}")), 431),
+        (asking("/a%ff", ""), 400),
+    ];
+    for (request, status) in &rows {
+        let relayed = Conversation::start(&scene.client, WEB)?;
+        let mut carried = Conversation::start(&scene.client, WEB)?;
+        carried.arm(&scene)?;
+        for mut client in [relayed, carried] {
+            let answer = client.ask(request)?;
+            assert_eq!(answer.status, *status, "{}", request.lines().next().unwrap_or_default());
+        }
+    }
+    let lines = scene.agent.access_log()?;
+    let answered = |status: u16, path: &str| {
+        lines.iter().filter(|line| line["response_code"] == status && line["path"] == path).count()
+    };
+    assert_eq!((answered(200, "/a%2Fb"), answered(200, "/large"), answered(200, "/a")), (2, 2, 2));
     Ok(())
 }
