@@ -126,6 +126,8 @@ fn phrase(reason: Reason) -> &'static str {
         Reason::ResponseHeadTimeout => "upstream response timeout",
         Reason::RequestTimeout => "request timeout",
         Reason::ResponseBodyIdle => "upstream response body timeout",
+        Reason::ResponseBodySlow => "upstream response body comes too slowly",
+        Reason::LoopDetected => "the request has passed here too often",
         Reason::TunnelIdle => "silence on both sides",
         Reason::WriteIdle => "the answer is not taken",
         Reason::UpstreamReset => "upstream closed before its response was complete",

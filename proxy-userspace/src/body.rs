@@ -87,10 +87,14 @@ impl RequestBody {
 
 /// How long the next piece of a body may take: no longer than `idle`, nor so long that the `bytes` which came while
 /// it was `waited` for are fewer than `rate` a second, [`GRACE`] apart.
-fn patience(idle: Option<Duration>, rate: u64, (bytes, waited): (u64, Duration)) -> Option<Duration> {
+fn patience(idle: Option<Duration>, rate: u64, came: (u64, Duration)) -> Option<Duration> {
+    [idle, by_rate(rate, came)].into_iter().flatten().min()
+}
+
+/// The same by the rate alone; `None` where there is none to keep.
+fn by_rate(rate: u64, (bytes, waited): (u64, Duration)) -> Option<Duration> {
     let earned = bytes.checked_div(rate).map(Duration::from_secs);
-    let slow = earned.map(|earned| GRACE.saturating_add(earned).saturating_sub(waited));
-    [idle, slow].into_iter().flatten().min()
+    earned.map(|earned| GRACE.saturating_add(earned).saturating_sub(waited))
 }
 
 impl RequestStream {
@@ -220,8 +224,14 @@ struct Relayed {
     upstream: Box<Upstream>,
     done: bool,
     idle: Option<Duration>,
-    /// The endpoint has been silent since the last frame, and its time runs.
-    waits: bool,
+    /// Bytes a second that must come; 0 where there is no rate to keep.
+    rate: u64,
+    /// Bytes that have come.
+    bytes: u64,
+    /// Since when the endpoint has been silent, and its time runs.
+    waits: Option<Instant>,
+    /// How long it was before.
+    waited: Duration,
 }
 
 impl AnswerBody {
@@ -234,8 +244,13 @@ impl AnswerBody {
     pub(crate) fn endpoint(incoming: Incoming, upstream: Box<Upstream>, mut open: OpenRequest) -> Self {
         let cluster = open.draft().cluster.as_ref();
         let idle = cluster.and_then(|cluster| cluster.timeouts.response_body_idle);
+        // Only where its end is known: what streams may be quiet, and whoever sends events is.
+        let is_known = incoming.size_hint().exact().is_some() && !open.draft().is_call();
+        let rate = if is_known { open.downstream().relay.settings.min_answer_rate } else { 0 };
         let done = incoming.is_end_stream();
-        Self { source: Source::Endpoint(Relayed { incoming, upstream, done, idle, waits: false }), open }
+        let (waits, waited) = (None, Duration::ZERO);
+        let relayed = Relayed { incoming, upstream, done, idle, rate, bytes: 0, waits, waited };
+        Self { source: Source::Endpoint(relayed), open }
     }
 
     /// Why the endpoint's answer does not go on.
@@ -286,6 +301,20 @@ enum Broken {
 }
 
 impl Relayed {
+    /// The endpoint's time runs, by its silence or by the rate that it keeps.
+    fn wait(&mut self, deadline: &Deadline) {
+        if self.waits.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.waits = Some(now);
+        let slow = by_rate(self.rate, (self.bytes, self.waited));
+        match slow.filter(|slow| self.idle.is_none_or(|idle| *slow < idle)) {
+            Some(slow) => deadline.stage_from(now, Reason::ResponseBodySlow, Some(slow)),
+            None => deadline.stage_from(now, Reason::ResponseBodyIdle, self.idle),
+        }
+    }
+
     /// The next piece of data, or the trailers; drives the upstream connection where that is what it takes.
     fn poll_frame(
         &mut self,
@@ -296,7 +325,10 @@ impl Relayed {
         loop {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.waits = false;
+                    if let Some(since) = self.waits.take() {
+                        self.waited += since.elapsed();
+                    }
+                    self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                     self.done = frame.is_trailers() || self.incoming.is_end_stream();
                     if !self.done {
                         // The client's turn: it has as long to take this as the endpoint to send.
@@ -313,10 +345,7 @@ impl Relayed {
                     return Poll::Ready(None);
                 }
                 Poll::Pending if driven => {
-                    if !self.waits {
-                        self.waits = true;
-                        deadline.stage(Reason::ResponseBodyIdle, self.idle);
-                    }
+                    self.wait(deadline);
                     return Poll::Pending;
                 }
                 Poll::Pending => {

@@ -251,6 +251,14 @@ pub struct Config {
     /// 0 turns it off.
     #[arg(long, env = "WEIR_MIN_BODY_RATE", default_value_t = 240)]
     pub min_body_rate: u32,
+    /// Bytes a second that an answer's body must bring while the endpoint is waited for, after ten seconds, where the
+    /// answer says how long it is (what streams does not): the answer is cut short otherwise. 0 turns it off.
+    #[arg(long, env = "WEIR_MIN_RESPONSE_BODY_RATE", default_value_t = 240)]
+    pub min_response_body_rate: u32,
+    /// The name by which requests to Gateways, Ingresses and node ports say in Via that they passed here, the same
+    /// on every node: one that has eight times gets 508. `off`: they do not say so, and no loop is noticed.
+    #[arg(long, env = "WEIR_VIA", value_name = "NAME", value_parser = pseudonym, default_value = "weir")]
+    pub via: String,
     /// Accept field names with underscores, which some servers take for hyphens: 400 otherwise.
     #[arg(long, env = "WEIR_ALLOW_UNDERSCORES")]
     pub allow_underscores: bool,
@@ -339,6 +347,14 @@ fn upgrade(text: &str) -> Result<String, String> {
     }
     let is_token = |part: &str| http::HeaderName::from_bytes(part.as_bytes()).is_ok();
     if text.splitn(2, '/').all(is_token) { Ok(text.to_owned()) } else { Err("no protocol's name".to_owned()) }
+}
+
+/// What Via may call an intermediary (RFC 9110 section 7.6.3).
+fn pseudonym(text: &str) -> Result<String, String> {
+    match http::HeaderName::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("a name of letters, digits and - _ . is wanted, or off".to_owned()),
+    }
 }
 
 /// `1%` or `1` as 0.01.

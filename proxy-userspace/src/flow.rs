@@ -30,6 +30,8 @@ pub enum Reason {
     RequestTimeout,
     /// The answer's body was silent for too long.
     ResponseBodyIdle,
+    /// The answer's body, whose length is known, came too slowly.
+    ResponseBodySlow,
     /// Nothing moved on a connection that is not HTTP, or not any more, for too long.
     TunnelIdle,
     /// The client took nothing of its answer for too long.
@@ -56,11 +58,13 @@ pub enum Reason {
     TlsTimeout,
     /// The connection's TLS session was made for another host (RFC 9110 section 15.5.20).
     Misdirected,
+    /// The request has passed here too often already (RFC 5842 section 7.2).
+    LoopDetected,
 }
 
 impl Reason {
     /// All of them, for tables and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::ConnectTimeout,
@@ -70,6 +74,7 @@ impl Reason {
         Self::ResponseHeadTimeout,
         Self::RequestTimeout,
         Self::ResponseBodyIdle,
+        Self::ResponseBodySlow,
         Self::TunnelIdle,
         Self::WriteIdle,
         Self::UpstreamReset,
@@ -83,6 +88,7 @@ impl Reason {
         Self::TlsHandshake,
         Self::TlsTimeout,
         Self::Misdirected,
+        Self::LoopDetected,
     ];
 
     /// Envoy's response flag, for `response_flags` in the access log.
@@ -91,7 +97,10 @@ impl Reason {
         match self {
             Self::NoEndpoint => "UH",
             Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => "UF",
-            Self::ResponseHeadTimeout | Self::RequestTimeout | Self::ResponseBodyIdle => "UT",
+            Self::ResponseHeadTimeout
+            | Self::RequestTimeout
+            | Self::ResponseBodyIdle
+            | Self::ResponseBodySlow => "UT",
             Self::TunnelIdle | Self::WriteIdle => "SI",
             Self::UpstreamReset => "UC",
             Self::UpstreamProtocol => "UPE",
@@ -102,7 +111,7 @@ impl Reason {
             | Self::TlsHandshake
             | Self::TlsTimeout => "DPE",
             Self::Draining => "LR",
-            Self::NoRoute | Self::Misdirected => "NR",
+            Self::NoRoute | Self::Misdirected | Self::LoopDetected => "NR",
             Self::RouteInvalid => "NC",
             Self::PolicyDenied => "UAEX",
         }
@@ -121,6 +130,7 @@ impl Reason {
             Self::ResponseHeadTimeout => "response_head_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::ResponseBodyIdle => "response_body_idle",
+            Self::ResponseBodySlow => "response_body_slow",
             Self::TunnelIdle => "tunnel_idle",
             Self::WriteIdle => "write_idle",
             Self::UpstreamReset => "upstream_reset",
@@ -134,6 +144,7 @@ impl Reason {
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
             Self::Misdirected => "misdirected",
+            Self::LoopDetected => "loop_detected",
         }
     }
 
@@ -154,7 +165,9 @@ impl Reason {
             Self::NoRoute => 404,
             Self::RouteInvalid => 500,
             Self::Misdirected => 421,
+            Self::LoopDetected => 508,
             Self::ResponseBodyIdle
+            | Self::ResponseBodySlow
             | Self::TunnelIdle
             | Self::WriteIdle
             | Self::DownstreamReset

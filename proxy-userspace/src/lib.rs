@@ -34,6 +34,7 @@ mod trailers;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod via;
 mod wire;
 
 pub mod accesslog;

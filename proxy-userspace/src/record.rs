@@ -158,6 +158,11 @@ impl Draft {
         self.bytes_sent = self.bytes_sent.saturating_add(bytes as u64);
     }
 
+    /// What the request came by: `HTTP/1.1`.
+    pub(crate) fn protocol(&self) -> &'static str {
+        self.protocol
+    }
+
     /// The client speaks HTTP/1.0: an answer may end with the connection.
     pub(crate) fn is_http_10(&self) -> bool {
         self.protocol == "HTTP/1.0"

@@ -15,6 +15,7 @@ use crate::{
     snapshot::{Snapshot, Timeouts},
     splice::{Watched, Worth},
     upstream::{Birthplace, Connector, Pool},
+    via::Via,
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -74,8 +75,12 @@ pub(crate) struct Settings {
     pub(crate) splice_control: f64,
     /// What endpoints behind Gateways and Ingresses are told of clients.
     pub(crate) telling: Telling,
-    /// How a body must come, in bytes a second; 0: anyhow.
+    /// How a request's body must come, in bytes a second; 0: anyhow.
     pub(crate) min_body_rate: u64,
+    /// How an answer's body of known length must come; 0: anyhow.
+    pub(crate) min_answer_rate: u64,
+    /// How requests that are brought in from outside say that they passed here; `None`: not at all.
+    pub(crate) via: Option<Via>,
     /// How long a client may take nothing of its answer.
     pub(crate) write_idle: Option<Duration>,
 }
@@ -95,6 +100,8 @@ impl From<&Config> for Settings {
             splice_control: config.splice_control,
             telling: Telling { trusted: config.trusted_hops.into(), forwarded: config.forwarded },
             min_body_rate: u64::from(config.min_body_rate),
+            min_answer_rate: u64::from(config.min_response_body_rate),
+            via: Via::named(&config.via),
             write_idle: Some(config.timeouts.timeout_write_idle).filter(|timeout| !timeout.is_zero()),
         }
     }

@@ -21,6 +21,7 @@ mod timeouts;
 mod tls;
 mod upgrades;
 mod upstream_tls;
+mod via;
 
 use crate::{
     flow::{Observer, RequestRecord},
@@ -193,6 +194,12 @@ impl Peer {
     pub(crate) async fn rest(&mut self) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         within(self.0.read_to_end(&mut bytes)).await.map(|_| bytes)
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn rest_unlimited(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).await.map(|_| bytes)
     }
 
     /// What arrives up to the end, however it ends, as text.

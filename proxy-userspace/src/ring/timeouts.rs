@@ -248,6 +248,57 @@ async fn silence_within_an_answer_cuts_it() {
     assert_eq!(record.bytes_sent, 3);
 }
 
+/// A byte now and then behind a head, for as long as somebody takes them.
+async fn trickles(mut server: Peer, head: &'static str, piece: &'static str) {
+    server.head().await;
+    server.send(head).await;
+    while server.0.write_all(piece.as_bytes()).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+}
+
+/// Ten seconds of waiting are nothing yet, and a few bytes earn no more.
+#[tokio::test]
+async fn u11_an_answer_of_known_length_that_trickles_is_cut_and_a_stream_that_does_is_not() {
+    let endpoint = Endpoint::new().await;
+    let ring = ring(&endpoint, |_| {}).await;
+    let (mut file, mut events) = (ring.client().await, ring.client().await);
+    file.send(GET).await;
+    tokio::spawn(trickles(
+        endpoint.accept().await,
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        "x",
+    ));
+    events.send(GET.replace("/a", "/events")).await;
+    let chunked = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    tokio::spawn(trickles(endpoint.accept().await, chunked, "1\r\n\n\r\n"));
+    let begun = tokio::time::Instant::now();
+    let cut = tokio::time::timeout(6 * PATIENCE, file.rest_unlimited()).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(9), "{cut:?}");
+    let record = ring.record().await;
+    assert_eq!((record.reason, record.status), (Some(Reason::ResponseBodySlow), 200));
+    assert_eq!(record.reason.unwrap().flag(), "UT");
+    for _ in 0..3 {
+        events.until("1\r\n\n\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn u11_without_a_rate_an_answer_may_trickle() {
+    let endpoint = Endpoint::new().await;
+    let ring =
+        Setup { args: vec!["--min-response-body-rate=0"], ..Setup::new(&[endpoint.addr]) }.start().await;
+    let mut client = ring.client().await;
+    client.send(GET).await;
+    tokio::spawn(trickles(
+        endpoint.accept().await,
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n",
+        "x",
+    ));
+    let cut = tokio::time::timeout(Duration::from_secs(12), client.rest_unlimited()).await;
+    assert!(cut.is_err(), "{cut:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_cut_off() {
     let endpoint = Endpoint::new().await;

@@ -101,6 +101,12 @@ pub(super) fn towards_endpoint(
     Request::from_parts(head, RequestBody::new(body, downstream, timeouts))
 }
 
+/// Says in a request which is brought in from outside that it passed here, unless it has too often.
+pub(super) fn pass(downstream: &Downstream, draft: &Draft, fields: &mut HeaderMap) -> Result<(), Failure> {
+    let Some(via) = &downstream.relay.settings.via else { return Ok(()) };
+    via.pass(fields, draft.protocol()).map_err(|_loop| Reason::LoopDetected.into())
+}
+
 /// Sends the request; once more if a pooled connection turns out to have been closed meanwhile.
 async fn send(
     downstream: &Arc<Downstream>,
@@ -111,7 +117,9 @@ async fn send(
 ) -> Result<(Response<Incoming>, Box<Upstream>), Failure> {
     let upstream = connect(downstream, draft, route, &mut request, (wanted, source)).await?;
     if upstream.key.born == Birthplace::NodeInstead && !route.edge {
+        // Brought in from outside, or the same to the endpoint.
         fields::append_forwarded_for(request.headers_mut(), downstream.client.0.ip());
+        pass(downstream, draft, request.headers_mut())?;
     }
     let (reused, is_stream) = (upstream.reused, upstream.is_stream());
     let spare = if reused || is_stream { spare_copy(&request) } else { None };

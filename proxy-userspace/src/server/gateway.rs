@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Own, admit,
-    forward::{forward, limits, towards_endpoint, wanted_lane},
+    forward::{forward, limits, pass, towards_endpoint, wanted_lane},
     takes_hop,
 };
 use crate::{
@@ -52,6 +52,7 @@ pub(super) async fn relay(
     let mut request = towards_endpoint(downstream, route.timeouts, request);
     let who = (downstream.asker().ip(), site.scheme.as_str());
     fields::say_who_asks(request.headers_mut(), who, downstream.relay.settings.telling);
+    pass(downstream, draft, request.headers_mut())?;
     plan.change_request(request.headers_mut());
     *request.uri_mut() = target;
     let request = super::mirror::copy(downstream, draft, (&plan, snapshot), request).await?;
