@@ -503,6 +503,11 @@ struct FromApi {
 
 impl FromApi {
     fn new() -> Result<Self> {
+        Self::serving("v1")
+    }
+
+    /// BackendTLSPolicies are served in this version alone.
+    fn serving(version: &str) -> Result<Self> {
         let stage = Stage::new(1)?;
         let authority = Authority::new()?;
         let ca = stage.topology.dir().join("ca.pem");
@@ -510,7 +515,7 @@ impl FromApi {
         let server = stage.topology.node().netns().run(ApiServer::start)??;
         server.put_manifest(&web(&stage))?;
         server.put_manifest(DOORS.split("---\napiVersion: networking").next().unwrap())?;
-        server.define("gateway.networking.k8s.io/v1", "backendtlspolicies");
+        server.define(&format!("gateway.networking.k8s.io/{version}"), "backendtlspolicies");
         let kubeconfig = server.kubeconfig(stage.topology.dir())?;
         let run = stage.topology.dir().join("run");
         let agent = Builder::new(&stage.topology, &[])?
@@ -719,6 +724,52 @@ fn a_backend_tls_policy_from_the_api_holds_with_its_config_map_and_without_it_no
     assert!(!maps.is_empty());
     for one in maps {
         assert!(one.path.starts_with("/api/v1/namespaces/demo/configmaps?"), "{one:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_tls_policy_of_either_version_holds_and_its_status_says_where() -> Result<()> {
+    needs_kernel!();
+    for version in ["v1", "v1alpha3"] {
+        let site = FromApi::serving(version)?;
+        let server = &site.stage.servers[0];
+        let (chain, key) = site.authority.pair("vault.internal")?;
+        let pem = site.stage.topology.dir().join("vault.pem");
+        fs::write(&pem, chain + &key)?;
+        let mut command = server.command("/usr/bin/python3");
+        command.args(["-c", VAULT, &pem.display().to_string(), &server.at(9443).ip().to_string()]);
+        let mut vault = server.spawn("vault", command)?;
+        vault.says("begun", SOON)?;
+        let service = Service::new("vault", 443).cluster_ip([10, 96, 0, 30]).endpoints([server.at(9443)]);
+        site.server.put_manifest(&service.yaml())?;
+        let (before, policy) = BEFORE_VAULT.split_at(BEFORE_VAULT.rfind("apiVersion").context("a policy")?);
+        site.server.put_manifest(before)?;
+        site.server.put_manifest(&policy.replace("io/v1\n", &format!("io/{version}\n")))?;
+        let like = serde_json::json!({"apiVersion": format!("gateway.networking.k8s.io/{version}"),
+            "kind": "BackendTLSPolicy", "metadata": {"name": "vault", "namespace": "demo"}});
+        let says = |accepted: &str, resolved: &str| {
+            wait::until(SOON, "the status says so", || {
+                let policy = site.server.get(&like).context("the policy")?;
+                let ancestor = &policy["status"]["ancestors"][0];
+                let reason = |at: usize| ancestor["conditions"][at]["reason"].as_str().unwrap_or_default();
+                Ok(ancestor["ancestorRef"]["name"] == "plain"
+                    && ancestor["controllerName"] == "weir.dev/gateway"
+                    && (reason(0), reason(1)) == (accepted, resolved))
+            })
+            .with_context(|| {
+                format!("{version}: {:?}; the agent says {:?}", site.server.get(&like), site.agent.stderr())
+            })
+        };
+        says("NoValidCACertificate", "InvalidCACertificateRef")?;
+        site.server.put(serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "ca", "namespace": "demo"}, "data": {"ca.crt": site.authority.pem}}))?;
+        says("Accepted", "ResolvedRefs")?;
+        let url = format!("http://{}/a", site.stage.topology.node().at(8081));
+        wait::until(SOON, "requests go there in TLS", || {
+            let asked = site.stage.client.curl(["--max-time", "20", "--write-out", " %{http_code}", &url])?;
+            Ok(asked.text().ends_with("as vault.internal in TLSv1.3 200"))
+        })?;
     }
     Ok(())
 }

@@ -322,7 +322,7 @@ async fn a_policy_for_a_port_stands_above_one_for_the_service_and_an_older_one_a
         let ring = ring(edge.with(PLAIN, &(maps.clone() + &policies)), &[]).await;
         let answer = ask(&ring).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{policies}: {answer}");
-        let loses = edge.findings().contains("an older policy holds for port 80 of Service default/web");
+        let loses = edge.findings().contains("the older policy default/");
         assert_eq!(loses, !policies.contains("sectionName"), "{}", edge.findings());
     }
 }

@@ -42,7 +42,7 @@ fn as_word<S: serde::Serializer>(status: &bool, serializer: S) -> Result<S::Ok, 
 /// All that is to be said about one object.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ObjectStatus {
-    /// `GatewayClass`, `Gateway`, `HTTPRoute` or `Ingress`.
+    /// `GatewayClass`, `Gateway`, `HTTPRoute`, `BackendTLSPolicy` or `Ingress`.
     pub kind: &'static str,
     /// Its namespace; empty where the kind has none.
     pub namespace: String,
@@ -69,6 +69,8 @@ pub enum Says {
     },
     /// `status.parents` of a route.
     Route(Vec<ParentStatus>),
+    /// `status.ancestors` of a policy: the Gateways where it holds, or would.
+    Policy(Vec<AncestorStatus>),
     /// `status.loadBalancer` of an Ingress that is served: at the nodes' addresses.
     Ingress,
 }
@@ -84,6 +86,18 @@ pub struct ListenerStatus {
     /// How many have.
     pub attached_routes: i32,
     /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// `status.ancestors[]` of a policy: a Gateway.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What is said of the policy there.
     pub conditions: Vec<Condition>,
 }
 

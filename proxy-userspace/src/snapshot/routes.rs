@@ -166,6 +166,7 @@ pub(super) fn build(
     }
     shown.sort_by(|(a, _): &(Arc<str>, _), (b, _)| a.cmp(b));
     options.keyring.settle();
+    statuses.extend(world.trusts.statuses(&gateways, findings));
     statuses.extend(gateways.statuses());
     statuses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
     (Routes { proofs, shown, ..places.settled() }, statuses)

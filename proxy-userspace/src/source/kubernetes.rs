@@ -95,7 +95,9 @@ impl Cluster {
         let (sender, sightings) = mpsc::channel(QUEUE);
         for (index, kind) in KINDS.iter().enumerate() {
             let (client, sightings, relist) = (client.clone(), sender.clone(), wishes.clone());
-            runtime.spawn(Follower { client, kind, object: None, index, sightings, relist }.follow());
+            runtime.spawn(
+                Follower { client, kind, object: None, is_older: false, index, sightings, relist }.follow(),
+            );
         }
         let state = State::new(publisher.freshness());
         let cache = Cache::new(node.run_dir, &address);

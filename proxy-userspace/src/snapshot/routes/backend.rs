@@ -21,7 +21,7 @@ use std::{
 pub(super) struct World<'a> {
     pub(super) objects: &'a Objects,
     grants: HashMap<&'a str, Vec<&'a ReferenceGrant>>,
-    trusts: Trusts,
+    pub(super) trusts: Trusts<'a>,
 }
 
 /// Who refers.
@@ -47,7 +47,7 @@ pub(super) struct Unresolved {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn of(objects: &'a Objects, trusts: Trusts) -> Self {
+    pub(super) fn of(objects: &'a Objects, trusts: Trusts<'a>) -> Self {
         let mut grants: HashMap<&str, Vec<&ReferenceGrant>> = HashMap::new();
         for grant in objects.reference_grants.iter() {
             grants.entry(&grant.namespace).or_default().push(&grant.object);

@@ -19,10 +19,15 @@ use crate::{
         Objects, Sourced,
         finding::{Finding, Severity, quoted},
         gateway::{self, Gateway},
+        store::Key,
     },
     tls::{Clients, Held, Terms},
 };
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// Who serves the Gateways of a class, if it is us.
 const CONTROLLER: &str = "weir.dev/gateway";
@@ -45,6 +50,8 @@ pub(super) struct OneGateway<'a> {
     unusable: Option<(&'static str, String)>,
     /// What endpoints get to see of it, where it wants that.
     shown: Option<Shown>,
+    /// Services that its routes lead to.
+    leads_to: HashSet<Key>,
 }
 
 /// One listener of a Gateway of ours.
@@ -152,6 +159,15 @@ impl<'a> Gateways<'a> {
         self.all.get_mut(&(namespace, name))
     }
 
+    /// Those whose routes lead to some of these Services, in order.
+    pub(super) fn users(&self, services: &[Key]) -> Vec<Key> {
+        let leads = |gateway: &&OneGateway<'_>| services.iter().any(|one| gateway.leads_to.contains(one));
+        let key = |gateway: &OneGateway<'_>| Key::new(&gateway.source.namespace, &gateway.source.name);
+        let mut users: Vec<_> = self.all.values().filter(leads).map(key).collect();
+        users.sort();
+        users
+    }
+
     /// The certificates that they show to endpoints, by their doors.
     pub(super) fn shown(&self) -> impl Iterator<Item = (String, &Held)> {
         self.all.values().filter_map(|gateway| {
@@ -182,6 +198,7 @@ impl<'a> OneGateway<'a> {
             refused: None,
             unusable: None,
             shown: None,
+            leads_to: HashSet::new(),
         };
         let backend = spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
         let shown = backend.and_then(|backend| backend.client_certificate_ref.as_ref());
@@ -236,6 +253,11 @@ impl<'a> OneGateway<'a> {
             ));
         }
         gateway
+    }
+
+    /// A route of it leads to this Service.
+    pub(super) fn leads_to(&mut self, service: Key) {
+        self.leads_to.insert(service);
     }
 
     /// What it is called where requests come in.

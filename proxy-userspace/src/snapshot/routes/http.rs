@@ -20,7 +20,8 @@ use crate::{
     source::{
         Sourced,
         finding::{Finding, Severity},
-        gateway::{self, HttpRoute, Match, ParentRef, RouteRule, ValueMatch},
+        gateway::{self, HttpBackendRef, HttpRoute, Match, ParentRef, RouteRule, ValueMatch},
+        store::Key,
     },
 };
 use ::http::HeaderName;
@@ -56,6 +57,9 @@ pub(super) fn attach<'a>(
                 Some(("UnsupportedValue", text))
             }
         };
+        if refused.is_none() {
+            services(source).for_each(|service| gateway.leads_to(service));
+        }
         if let Some((reason, text)) = refused.as_ref().filter(|_| read.is_ok()) {
             let line = source.lines.field(&format!("parentRefs[{index}]"));
             let text = format!("Gateway {namespace}/{} does not take it: {text} ({reason})", parent.name);
@@ -78,6 +82,20 @@ pub(super) fn attach<'a>(
         namespace: source.namespace.clone(),
         name: source.name.clone(),
         says: Says::Route(parents),
+    })
+}
+
+/// The Services that a route's requests and their copies go to, whether they are there or not.
+fn services(source: &Sourced<HttpRoute>) -> impl Iterator<Item = Key> {
+    let rules = source.object.spec.rules.iter();
+    let named = rules.flat_map(|rule| {
+        let backends = rule.backend_refs.iter().map(HttpBackendRef::backend);
+        let filters = rule.backend_refs.iter().flat_map(|one| &one.filters).chain(&rule.filters);
+        backends.chain(filters.filter_map(|filter| Some(filter.request_mirror.as_ref()?.backend_ref.clone())))
+    });
+    named.filter(|one| one.group.is_empty() && one.kind == "Service").map(|one| {
+        let namespace = one.namespace.as_deref().unwrap_or(&source.namespace);
+        Key::new(namespace, &one.name)
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod choices;
 mod clients;
+mod policies;
 mod said;
 
 use super::*;
@@ -72,6 +73,10 @@ fn said(snapshot: &Snapshot, kind: &str, name: &str) -> Vec<String> {
     match &status.says {
         Says::Class(conditions) => short(conditions),
         Says::Route(parents) => parents.iter().flat_map(|parent| short(&parent.conditions)).collect(),
+        Says::Policy(ancestors) => ancestors
+            .iter()
+            .flat_map(|one| [vec![one.name.clone()], short(&one.conditions)].concat())
+            .collect(),
         Says::Ingress => Vec::new(),
         Says::Gateway { conditions, listeners, .. } => {
             let mut all = short(conditions);

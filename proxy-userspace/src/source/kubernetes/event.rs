@@ -47,12 +47,14 @@ pub(super) fn event(finding: &Finding, about: &About, object: &Value, node: &str
     let fix = if finding.fix.is_empty() { String::new() } else { format!(" ({})", finding.fix) };
     let message = cut(format!("{}{fix}", finding.text));
     let sum = crc32fast::hash(format!("{uid} {message}").as_bytes());
+    let served = object.get("apiVersion").and_then(Value::as_str);
+    let version = served.map_or_else(|| about.kind.api_version(), str::to_owned);
     let stem: String = about.name.chars().take(230).collect();
     json!({
         "apiVersion": "v1", "kind": "Event",
         "metadata": {"name": format!("{}.weir-{sum:08x}", stem.trim_end_matches(['-', '.'])), "namespace": namespace},
         "involvedObject": {
-            "apiVersion": about.kind.api_version(), "kind": about.kind.kind,
+            "apiVersion": version, "kind": about.kind.kind,
             "namespace": about.namespace, "name": about.name, "uid": uid,
             "resourceVersion": object.pointer("/metadata/resourceVersion"),
         },

@@ -72,6 +72,8 @@ pub(super) struct Follower {
     pub(super) kind: &'static Kind,
     /// The only object of it that is followed, where it is one.
     pub(super) object: Option<Key>,
+    /// Whether the kind's older version is asked for.
+    pub(super) is_older: bool,
     pub(super) index: usize,
     pub(super) sightings: mpsc::Sender<Sighting>,
     /// Changes when everything is to be listed again.
@@ -155,6 +157,11 @@ impl Follower {
                     self.watch(position, &mut backoff).await?;
                 }
                 Err(Refusal::Absent(_)) if self.kind.is_extension => {
+                    // What one version is not served in may be served in the other.
+                    self.is_older = !self.is_older && self.kind.older.is_some();
+                    if self.is_older {
+                        continue;
+                    }
                     let since = *absent_since.get_or_insert_with(Instant::now);
                     self.is_absent(since).await?;
                 }
@@ -168,9 +175,11 @@ impl Follower {
 
     /// Where the collection is.
     fn path(&self) -> String {
+        let older = self.kind.as_older().filter(|_| self.is_older);
+        let kind = older.as_ref().unwrap_or(self.kind);
         match &self.object {
-            Some(key) => self.kind.path_in(key.namespace()),
-            None => self.kind.path(),
+            Some(key) => kind.path_in(key.namespace()),
+            None => kind.path(),
         }
     }
 

@@ -7,6 +7,8 @@ pub(super) struct Kind {
     pub(super) group: &'static str,
     /// The version that is asked for.
     pub(super) version: &'static str,
+    /// One that is asked for where a cluster does not serve the other: its objects read the same.
+    pub(super) older: Option<&'static str>,
     /// `Service`
     pub(super) kind: &'static str,
     /// `services`: the resource in addresses and RBAC rules.
@@ -26,7 +28,16 @@ impl Kind {
         kind: &'static str,
         plural: &'static str,
     ) -> Self {
-        Self { group, version, kind, plural, is_extension: false, is_namespaced: true, field_selector: None }
+        Self {
+            group,
+            version,
+            older: None,
+            kind,
+            plural,
+            is_extension: false,
+            is_namespaced: true,
+            field_selector: None,
+        }
     }
 
     const fn extension(
@@ -55,6 +66,11 @@ impl Kind {
         } else {
             format!("{}/{}", self.group, self.version)
         }
+    }
+
+    /// The same in an older version, where there is one.
+    pub(super) fn as_older(&self) -> Option<Self> {
+        Some(Self { version: self.older?, older: None, ..*self })
     }
 
     /// The address of the collection, for all namespaces.
@@ -98,7 +114,10 @@ pub(super) static KINDS: [Kind; 14] = [
     Kind::extension("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
     Kind::extension("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
     Kind::extension("gateway.networking.k8s.io", "v1beta1", "ReferenceGrant", "referencegrants"),
-    Kind::extension("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies"),
+    Kind {
+        older: Some("v1alpha3"),
+        ..Kind::extension("gateway.networking.k8s.io", "v1", "BackendTLSPolicy", "backendtlspolicies")
+    },
     Kind::extension("cilium.io", "v2", "CiliumNetworkPolicy", "ciliumnetworkpolicies"),
     Kind::extension("cilium.io", "v2", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies")
         .of_cluster(),

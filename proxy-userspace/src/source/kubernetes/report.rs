@@ -252,6 +252,7 @@ fn version(objects: &Objects, kind: &str, key: &Key) -> Option<String> {
         "Ingress" => of(&objects.ingresses, key),
         "Gateway" => of(&objects.gateways, key),
         "HTTPRoute" => of(&objects.http_routes, key),
+        "BackendTLSPolicy" => of(&objects.backend_tls_policies, key),
         // In the store, classes are in the namespace of what names none.
         "GatewayClass" => of(&objects.gateway_classes, &Key::new("default", key.name())),
         _ => None,

@@ -77,6 +77,7 @@ impl Singles {
                 client: self.client.clone(),
                 kind: self.kind,
                 object: Some(key.clone()),
+                is_older: false,
                 index: self.count,
                 sightings: self.sender.clone(),
                 relist: self.relist.subscribe(),

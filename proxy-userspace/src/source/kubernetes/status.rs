@@ -1,12 +1,16 @@
 //! What an object's status is to say: a merge patch, or nothing where it says so already.
 
-use crate::snapshot::conditions::{Condition, ListenerStatus, ObjectStatus, ParentStatus, Says};
+use crate::snapshot::conditions::{
+    AncestorStatus, Condition, ListenerStatus, ObjectStatus, ParentStatus, Says,
+};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 /// How our entries among a route's parents are told from others'.
 const CONTROLLER: &str = "weir.dev/gateway";
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Entries of `status.ancestors` that the API takes, whoever's they are.
+const MAX_ANCESTORS: usize = 16;
 /// Conditions of a Gateway that are said as long as they hold: afterwards they are taken away.
 const PASSING: [&str; 2] = ["InsecureFrontendValidationMode", "ResolvedRefs"];
 
@@ -34,6 +38,13 @@ pub(super) fn patch(wanted: &ObjectStatus, object: &Value, nodes: &[IpAddr], now
                 "addresses": addresses.collect::<Vec<_>>(),
                 "listeners": listeners.iter().map(|one| listener(one, known, now)).collect::<Vec<_>>(),
             })
+        }
+        Says::Policy(ours) => {
+            let ancestors = ancestors(ours, known, now);
+            if ancestors.is_empty() && known.get("ancestors").is_none() {
+                return None;
+            }
+            json!({"ancestors": ancestors})
         }
         Says::Route(ours) => json!({"parents": parents(ours, object, known, now)}),
         // Before it is known where, nothing is said.
@@ -79,6 +90,31 @@ fn parents(wanted: &[ParentStatus], object: &Value, status: &Value, now: &str) -
         }));
     }
     parents
+}
+
+/// The same of a policy; no more than the API takes.
+fn ancestors(wanted: &[AncestorStatus], status: &Value, now: &str) -> Vec<Value> {
+    let all = status.get("ancestors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_ours = |one: &&Value| one.get("controllerName").is_some_and(|name| *name == CONTROLLER);
+    let mut ancestors: Vec<_> = all.iter().filter(|one| !is_ours(one)).cloned().collect();
+    for one in wanted {
+        let reference = json!({
+            "group": GATEWAY_GROUP,
+            "kind": "Gateway",
+            "namespace": one.namespace,
+            "name": one.name,
+        });
+        let known = all.iter().filter(is_ours).find(|known| known.get("ancestorRef") == Some(&reference));
+        let conditions = merged(known.and_then(|known| known.get("conditions")), &one.conditions, now);
+        ancestors.push(json!({
+            "ancestorRef": reference,
+            "controllerName": CONTROLLER,
+            // The entry is ours alone: what we do not say any more is over.
+            "conditions": conditions.into_iter().take(one.conditions.len()).collect::<Vec<_>>(),
+        }));
+    }
+    ancestors.truncate(MAX_ANCESTORS);
+    ancestors
 }
 
 /// Conditions of ours, with the time since when they are so; types that are not ours stay.
@@ -151,6 +187,39 @@ mod tests {
         assert_eq!(patch(&route(true), &object, &[], "t2"), None, "the same is not said again");
         let second = patch(&route(false), &object, &[], "t3").unwrap();
         assert_eq!(second["status"]["parents"][1]["conditions"][0]["lastTransitionTime"], "t3");
+    }
+
+    #[test]
+    fn a_policy_is_told_at_gateways_beside_what_others_say_and_as_far_as_there_is_room() {
+        let at = |name: &str| AncestorStatus {
+            namespace: "n".into(),
+            name: name.into(),
+            conditions: vec![accepted(true)],
+        };
+        let says = |names: &[&str]| wanted(Says::Policy(names.iter().map(|name| at(name)).collect()));
+        let object = json!({"metadata": {"resourceVersion": "7"}});
+        assert_eq!(patch(&says(&[]), &object, &[], "t"), None, "it is nobody's");
+        let first = patch(&says(&["a"]), &object, &[], "t1").unwrap();
+        let reference = json!({"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": "n", "name": "a"});
+        let entry = &first["status"]["ancestors"][0];
+        assert_eq!((&entry["ancestorRef"], &entry["controllerName"]), (&reference, &json!(CONTROLLER)));
+        let mut object = patched(&object, &first);
+        assert_eq!(patch(&says(&["a"]), &object, &[], "t2"), None, "the same is not said again");
+        // What we said once and do not say any more goes, and so does the entry.
+        let conditions = object["status"]["ancestors"][0]["conditions"].as_array_mut().unwrap();
+        conditions.push(json!({"type": "ResolvedRefs", "status": "False"}));
+        let again = patch(&says(&["a"]), &object, &[], "t2").unwrap();
+        let conditions = again["status"]["ancestors"][0]["conditions"].as_array().unwrap();
+        assert_eq!((conditions.len(), &conditions[0]["lastTransitionTime"]), (1, &json!("t1")));
+        let over = patch(&says(&[]), &object, &[], "t2").unwrap();
+        assert_eq!(over["status"]["ancestors"], json!([]));
+        let others: Vec<_> = (0..15)
+            .map(|at| json!({"ancestorRef": {"name": format!("g{at}")}, "controllerName": "other", "conditions": []}))
+            .collect();
+        let object = json!({"metadata": {}, "status": {"ancestors": others}});
+        let full = patch(&says(&["a", "b"]), &object, &[], "t").unwrap();
+        let all = full["status"]["ancestors"].as_array().unwrap();
+        assert_eq!((all.len(), &all[15]["ancestorRef"]["name"]), (16, &json!("a")));
     }
 
     #[test]

@@ -28,9 +28,14 @@ pub(super) enum Failure {
 }
 
 impl Writer {
-    /// One object as it is now.
+    /// One object as it is now, in the version that the cluster serves.
     pub(super) async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Value, Failure> {
-        self.get_at(&format!("{}/{name}", kind.path_in(namespace))).await
+        match (self.get_at(&format!("{}/{name}", kind.path_in(namespace))).await, kind.as_older()) {
+            (Err(Failure::Missing), Some(older)) => {
+                self.get_at(&format!("{}/{name}", older.path_in(namespace))).await
+            }
+            (answer, _) => answer,
+        }
     }
 
     pub(super) async fn get_at(&self, path: &str) -> Result<Value, Failure> {
@@ -46,7 +51,13 @@ impl Writer {
         patch: &Value,
     ) -> Result<Value, Failure> {
         let path = format!("{}/{name}/status", kind.path_in(namespace));
-        self.send(Method::PATCH, &path, MERGE, Some(patch)).await
+        match (self.send(Method::PATCH, &path, MERGE, Some(patch)).await, kind.as_older()) {
+            (Err(Failure::Missing), Some(older)) => {
+                let path = format!("{}/{name}/status", older.path_in(namespace));
+                self.send(Method::PATCH, &path, MERGE, Some(patch)).await
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Makes an object in a collection.
