@@ -19,6 +19,7 @@ mod stats;
 mod tables;
 mod tallies;
 mod tracepoints;
+mod undisturbed;
 mod uplinks;
 mod workloads;
 

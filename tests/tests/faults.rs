@@ -3,10 +3,12 @@
 
 use anyhow::Result;
 use proxy_common::abi::counter;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::{
+    fs,
     net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 use weir_tests::{
@@ -315,6 +317,36 @@ fn b12_the_pods_end_frees_what_the_agent_kept_of_it() -> Result<()> {
     wait::until(Duration::from_secs(20), "its pooled connections and its namespace are closed", || {
         Ok(scene.agent.open_files()? <= base + 2)
     })
+}
+
+#[test]
+fn configuration_that_is_announced_again_and_again_does_not_keep_the_agent_from_starting() -> Result<()> {
+    needs_kernel!();
+    let stage = Stage::new(1)?;
+    let web = stage.web();
+    let mut agent = Builder::new(&stage.topology, &[web])?.launch()?;
+    let proc = format!("/proc/{}/status", agent.pid());
+    // From when on it hears SIGHUP, the first of signals, and does not end of it.
+    wait::until(Duration::from_secs(20), "it hears SIGHUP", || {
+        let status = fs::read_to_string(&proc)?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+        Ok(u64::from_str_radix(caught.trim(), 16)? & 1 == 1)
+    })?;
+    let pid = rustix::process::Pid::from_raw(agent.pid().try_into()?).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) && kill_process(pid, Signal::HUP).is_ok() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let ready = agent.ready();
+        over.store(true, Ordering::Relaxed);
+        ready
+    })?;
+    let url = format!("http://{WEB}/");
+    assert!(stage.client.curl([&url])?.status.success());
+    Ok(())
 }
 
 /// Runs `weir run` with a configuration that cannot work; what it said before it failed.

@@ -11,7 +11,9 @@ use super::{
     selftest::LaneTables,
     tables::Tables,
     tallies::Tallies,
-    tracepoints, uplinks,
+    tracepoints,
+    undisturbed::undisturbed,
+    uplinks,
     workloads::Workloads,
 };
 use crate::{
@@ -107,7 +109,7 @@ impl Datapath {
         let cgroup_root = cgroups::mount_point()?;
         let pod_parent = steered(options, &cgroup_root)?;
         let (pins, sizes) = (pins(options)?, options.sizes());
-        let mut ebpf = load_object(sizes)?;
+        let mut ebpf = undisturbed(|| load_object(sizes))?;
         let (tables, rings) = Tables::take(&mut ebpf)?;
         let array = Tables::take_pairs(&mut ebpf)?;
         let tallies = Tallies::take(&mut ebpf)?;
