@@ -64,6 +64,8 @@ pub(crate) struct Rules {
     pub(crate) underscores: bool,
     /// Methods beside those that everybody knows.
     pub(crate) methods: Vec<String>,
+    /// A bare LF in an answer's head is no end of a line (`wire.md` U6).
+    pub(crate) strict_answers: bool,
     /// What a connection may be made into by Upgrade (RFC 9110 section 7.8).
     pub(crate) upgrades: Vec<String>,
 }
@@ -75,6 +77,7 @@ impl From<&Config> for Rules {
         Self {
             underscores: config.allow_underscores,
             methods: config.allow_methods.clone(),
+            strict_answers: config.strict_answers,
             upgrades: websocket.chain(config.allow_upgrades.iter().cloned()).collect(),
         }
     }

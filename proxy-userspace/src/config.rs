@@ -262,6 +262,9 @@ pub struct Config {
     /// Accept field names with underscores, which some servers take for hyphens: 400 otherwise.
     #[arg(long, env = "WEIR_ALLOW_UNDERSCORES")]
     pub allow_underscores: bool,
+    /// Answer 502 where an endpoint ends lines of an answer's head with a bare LF, instead of repairing them.
+    #[arg(long, env = "WEIR_STRICT_ANSWERS")]
+    pub strict_answers: bool,
     /// Accept this method although IANA has not registered it (501 otherwise), or TRACE (405). May be given more
     /// than once.
     #[arg(long = "allow-method", env = "WEIR_ALLOW_METHOD", value_name = "METHOD", value_delimiter = ',', value_parser = method)]

@@ -174,6 +174,7 @@ fn an_endpoint_behind_an_ingress_is_told_who_asks_and_sees_the_path_that_was_mat
         assert_eq!(answer.seen_field("x-forwarded-for"), from.v4().to_string());
         assert_eq!(answer.seen_field("x-forwarded-proto"), "http");
         assert_eq!(answer.seen_field("x-forwarded-host"), "api.example.com");
+        assert_eq!(answer.seen_field("via"), "1.1 weir");
     }
     Ok(())
 }

@@ -105,17 +105,16 @@ impl Framer {
 
     /// Passes what the current state can; `None` where it needs more bytes, or wants none.
     fn step(&mut self, bytes: &[u8]) -> Option<usize> {
+        let strict = self.rules.strict_answers || matches!(self.side, Side::Client { .. });
         match &mut self.state {
-            State::Head(end) => {
-                match end.find(bytes, (matches!(self.side, Side::Client { .. }), self.choices.head)) {
-                    Ok(found) => {
-                        let (start, end) = (end.start, found?);
-                        self.head(bytes.get(start..end).unwrap_or_default());
-                        self.refusal.is_none().then_some(end)
-                    }
-                    Err(refusal) => self.refuse(refusal, Part::Head),
+            State::Head(end) => match end.find(bytes, (strict, self.choices.head)) {
+                Ok(found) => {
+                    let (start, end) = (end.start, found?);
+                    self.head(bytes.get(start..end).unwrap_or_default());
+                    self.refusal.is_none().then_some(end)
                 }
-            }
+                Err(refusal) => self.refuse(refusal, Part::Head),
+            },
             State::Length(left) => {
                 let passed = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= passed as u64;

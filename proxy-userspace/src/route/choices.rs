@@ -3,6 +3,7 @@
 //! connection admits is let through, and the request's own route has the last word.
 
 use super::path::Doubts;
+use std::fmt;
 
 /// The most that an annotation may ask for: what one connection can make the agent hold.
 pub(crate) const MOST: HeadLimits = HeadLimits { bytes: 1024 * 1024, field: 1024 * 1024, fields: 1000 };
@@ -75,6 +76,33 @@ pub(crate) struct Choices {
     pub(crate) keeps_underscores: bool,
     /// Empty segments are refused, instead of merged with their neighbours.
     pub(crate) rejects_empty_segments: bool,
+}
+
+impl fmt::Display for Choices {
+    /// As the annotation would say it, but what is strict.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (head, strict) = (self.head, HeadLimits::STRICT);
+        let limits = [
+            ("head", head.bytes, strict.bytes),
+            ("field", head.field, strict.field),
+            ("fields", head.fields, strict.fields),
+        ];
+        let limits = limits.into_iter().filter(|(_, own, strict)| own != strict);
+        let mut said: Vec<_> = limits.map(|(name, own, _)| format!("{name}={own}")).collect();
+        let slashes = match self.escaped_slashes {
+            EscapedSlashes::Reject => None,
+            EscapedSlashes::Redirect => Some("escaped-slashes=redirect"),
+            EscapedSlashes::Keep => Some("escaped-slashes=keep"),
+        };
+        let others = [
+            slashes,
+            self.keeps_non_utf8.then_some("non-utf8=keep"),
+            self.keeps_underscores.then_some("underscores=keep"),
+            self.rejects_empty_segments.then_some("empty-segments=reject"),
+        ];
+        said.extend(others.into_iter().flatten().map(str::to_owned));
+        f.write_str(&said.join(","))
+    }
 }
 
 impl Choices {

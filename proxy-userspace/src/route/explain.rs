@@ -6,6 +6,7 @@ mod told;
 pub(crate) use told::{Explanation, Other, Outcome};
 
 use super::{
+    choices::Choices,
     decision::{Act, Forward, acts, unmatched},
     host, path,
     table::{Found, Place, Routes, Scheme, Site},
@@ -253,6 +254,10 @@ fn forwarded(forward: &Forward<'_>, target: &Target<'_>, snapshot: &Snapshot) ->
         forward.found.candidate.rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
     if total != u64::from(forward.backend.weight) {
         notes.push(format!("weight {} of {total}", forward.backend.weight));
+    }
+    let choices = forward.found.candidate.choices();
+    if choices != Choices::default() {
+        notes.push(format!("admits {choices}"));
     }
     let path = forward.path_and_query(target);
     if path != target.path_and_query() {

@@ -132,6 +132,7 @@ mod tests {
             rejects_empty_segments: true,
         };
         assert_eq!(read(all), Ok(expected));
+        assert_eq!(read(&expected.to_string()), Ok(expected));
         let strict = "escaped-slashes=reject,non-utf8=reject,underscores=reject,empty-segments=merge";
         assert_eq!(read(strict), Ok(Choices::default()));
         assert_eq!(read("escaped-slashes=redirect").unwrap().escaped_slashes, EscapedSlashes::Redirect);

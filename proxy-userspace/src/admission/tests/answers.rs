@@ -19,6 +19,24 @@ fn with(fields: &str, rest: &str) -> String {
 }
 
 #[test]
+fn u6_a_bare_lf_is_repaired_unless_answers_are_to_be_strict() {
+    let strict = || {
+        let mut framer = Framer::of_endpoint(Arc::new(Rules { strict_answers: true, ..Rules::default() }));
+        framer.expect(false, false);
+        framer
+    };
+    for answer in
+        ["HTTP/1.1 200 OK\nContent-Length: 2\n\nok", "HTTP/1.1 200 OK\r\nContent-Length: 2\nX: y\r\n\r\nok"]
+    {
+        assert_eq!(odd(answer), None, "{answer:?}");
+        let found = fate(strict, answer.as_bytes());
+        assert_eq!(found.refusal, Some((Oddity::LineEnd, Part::Head)), "{answer:?}");
+    }
+    let plain = fate(strict, with("Content-Length: 2", "ok").as_bytes());
+    assert_eq!((plain.refusal, plain.heads), (None, 1));
+}
+
+#[test]
 fn u1_a_length_and_a_coding_are_refused() {
     let answer = with("Content-Length: 5\r\nTransfer-Encoding: chunked", "0\r\n\r\n");
     assert_eq!(odd(answer), Some(Oddity::BothLengths));
