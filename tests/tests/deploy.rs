@@ -82,6 +82,7 @@ fn the_agent_may_write_reports_and_its_lease_and_nothing_else() -> Result<()> {
     writes.sort();
     let expected = [
         "ClusterRole create events",
+        "ClusterRole patch backendtlspolicies/status",
         "ClusterRole patch gatewayclasses/status",
         "ClusterRole patch gateways/status",
         "ClusterRole patch httproutes/status",

@@ -361,9 +361,7 @@ fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
         _ => From::Same,
     };
     let port = u16::try_from(one.port).unwrap_or_default();
-    let refused = scheme
-        .is_none()
-        .then(|| ("UnsupportedProtocol", format!("protocol {} is not served", quoted(&one.protocol))));
+    let refused = scheme.is_none().then(|| ("UnsupportedProtocol", unserved(one)));
     OneListener {
         name: one.name.clone(),
         port: one.port,
@@ -381,4 +379,18 @@ fn read_listener(one: &gateway::Listener, at: &[Where]) -> OneListener {
         clients: None,
         doubts: Vec::new(),
     }
+}
+
+/// Why a listener's protocol is not served, and what to do instead.
+fn unserved(one: &gateway::Listener) -> String {
+    let passes = one.tls.as_ref().is_some_and(|tls| tls.mode == "Passthrough");
+    let fix = match one.protocol.as_str() {
+        "TLS" if passes => {
+            "requests within it cannot be read: have it end here (HTTPS with certificateRefs, and a BackendTLSPolicy \
+             for the way on), or reach the Service itself, at a node port or an external address"
+        }
+        "TLS" => "protocol HTTPS is TLS that ends here, before HTTP",
+        _ => "HTTP and HTTPS are; a Service with a node port or an external address carries anything",
+    };
+    format!("protocol {} is not served: {fix}", quoted(&one.protocol))
 }

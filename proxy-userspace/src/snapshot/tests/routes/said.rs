@@ -288,3 +288,23 @@ fn a_gateway_address_is_a_frontend_of_its_own_and_a_port_speaks_one_protocol() {
         "{findings:?}"
     );
 }
+
+#[test]
+fn a_listener_of_another_protocol_is_told_what_to_do_instead() {
+    for (listener, fix) in [
+        ("{name: l, port: 1, protocol: TLS, tls: {mode: Passthrough}}", "have it end here (HTTPS with"),
+        (
+            "{name: l, port: 1, protocol: TLS, tls: {certificateRefs: [{name: s}]}}",
+            "HTTPS is TLS that ends here",
+        ),
+        ("{name: l, port: 1, protocol: UDP}", "carries anything"),
+    ] {
+        let text = GATEWAY.replace("{name: http, port: 80, protocol: HTTP}", listener);
+        let (snapshot, findings) = findings_of(&text);
+        assert_eq!(said(&snapshot, "Gateway", "edge")[3], "Accepted=false UnsupportedProtocol");
+        assert!(
+            findings.iter().any(|one| one.contains("is not served: ") && one.contains(fix)),
+            "{findings:?}"
+        );
+    }
+}
