@@ -25,6 +25,18 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, message: Message) {
     }
 }
 
+/// Gives each value memory of its own, for a message that goes by HTTP/2. A value is a part of the buffer that it
+/// was read into, 8 KiB or more, and the table that HPACK compresses by keeps the values that it knows, some fifty of
+/// them, for as long as the connection lives (RFC 7541 section 2.3.2): with each it would keep the buffer.
+pub(crate) fn detach(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if let Ok(mut own) = HeaderValue::from_bytes(value.as_bytes()) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
+    }
+}
+
 /// Whether a request may go on, and says to the next hop how much further. `false` where it is ours to answer:
 /// OPTIONS and TRACE count hops (RFC 9110 section 7.6.2). `Err` says why there is no count.
 pub(crate) fn take_hop(method: &Method, headers: &mut HeaderMap) -> Result<bool, &'static str> {
@@ -176,6 +188,23 @@ mod tests {
 
     fn listed(map: &HeaderMap) -> Vec<(&str, &str)> {
         map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn detached_values_are_the_same_and_keep_no_buffer() {
+        let mut buffer = bytes::Bytes::from(vec![b'v'; 8192]);
+        let mut map = HeaderMap::new();
+        for name in [HOST, FORWARDED, FORWARDED] {
+            map.append(name, HeaderValue::from_maybe_shared(buffer.split_to(3)).unwrap());
+        }
+        map.get_mut(HOST).unwrap().set_sensitive(true);
+        assert!(!buffer.is_unique());
+        let before = map.clone();
+        detach(&mut map);
+        assert_eq!(map, before);
+        assert!(map.get(HOST).unwrap().is_sensitive());
+        drop(before);
+        assert!(buffer.is_unique());
     }
 
     #[test]

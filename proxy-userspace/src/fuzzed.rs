@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the rest of the agent is not here")]
 
 mod admission;
+mod fields;
 
 mod route {
     pub(crate) mod choices;

@@ -1,6 +1,7 @@
 //! Fields behind a body. They pass where both sides know that they may come, and only those that nobody has to
 //! read before the body (RFC 9110 section 6.5.1).
 
+use crate::fields;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{TE, TRAILER},
@@ -21,8 +22,9 @@ pub(crate) fn announced(fields: &HeaderMap) -> Option<HeaderValue> {
     (!names.is_empty()).then(|| HeaderValue::try_from(names.join(", ")).ok()).flatten()
 }
 
-/// The trailers that pass, in their order.
-pub(crate) fn passing(trailers: HeaderMap) -> HeaderMap {
+/// The trailers that pass, in their order; by HTTP/2 perhaps.
+pub(crate) fn passing(mut trailers: HeaderMap) -> HeaderMap {
+    fields::detach(&mut trailers);
     if trailers.keys().all(passes) {
         return trailers;
     }

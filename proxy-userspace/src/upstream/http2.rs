@@ -1,5 +1,6 @@
 //! Requests as an endpoint gets them that speaks HTTP/2, and what its errors say.
 
+use crate::fields;
 use http::{
     HeaderValue, Request, Uri, Version,
     header::{CONNECTION, HOST, TRANSFER_ENCODING},
@@ -12,6 +13,7 @@ pub(super) fn request<B>(mut request: Request<B>, endpoint: SocketAddr, is_secur
     let host = request.headers_mut().remove(HOST);
     request.headers_mut().remove(TRANSFER_ENCODING);
     request.headers_mut().remove(CONNECTION);
+    fields::detach(request.headers_mut());
     let named = host.as_ref().map(HeaderValue::as_bytes).and_then(|host| Authority::try_from(host).ok());
     let authority = named.or_else(|| Authority::try_from(endpoint.to_string()).ok());
     let mut parts = http::uri::Parts::default();

@@ -1,6 +1,7 @@
 //! Messages of HTTP/2 as the pipeline knows them, which speaks HTTP/1.1: the host is a field, the target a
 //! path, and a body without a length is chunked. What one of them says the other says too.
 
+use crate::fields;
 use http::{
     HeaderMap, HeaderValue, Request, Response, Uri,
     header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING},
@@ -46,6 +47,7 @@ fn join_crumb(fields: &mut HeaderMap, crumb: HeaderValue) {
 /// An answer: nothing in it is about the connection.
 pub(super) fn answer<B>(mut answer: Response<B>) -> Response<B> {
     answer.headers_mut().remove(CONNECTION);
+    fields::detach(answer.headers_mut());
     answer
 }
 
