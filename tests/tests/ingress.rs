@@ -49,6 +49,33 @@ fn a_node_port_leads_from_outside_through_the_agent_to_the_endpoint() -> Result<
     Ok(())
 }
 
+/// RFC 9110 section 7.6.3: who brings a request in says so, and a pod's own request stays as it was.
+#[test]
+fn b11_a_request_to_a_node_port_says_via_and_one_of_a_pod_does_not() -> Result<()> {
+    needs_kernel!();
+    let (scene, client) = outside(&["--via=edge"])?;
+    let to = scene.topology.node().at(NODE_PORT);
+    let url = format!("http://{to}/");
+    let fields = |said: &Value| -> Vec<String> {
+        let all = said["fields"].as_array().unwrap().iter();
+        let via = all.filter(|field| field[0].as_str().unwrap().eq_ignore_ascii_case("via"));
+        via.map(|field| field[1].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(fields(&ask(&client, to)?), ["1.1 edge"]);
+    assert_eq!(fields(&ask(&scene.client, WEB)?), [""; 0]);
+    let loops = ["--include", "--header", "Via: 1.1 edge, 1.1 edge, 1.1 edge, 1.1 edge", "--header"];
+    let rest = ["Via: 1.0 edge, 1.1 edge, 2 edge, 1.1 edge", &url];
+    let answer = client.curl(loops.into_iter().chain(rest))?.success()?.text();
+    assert!(answer.starts_with("HTTP/1.1 508 "), "{answer}");
+    let lines = scene.agent.logged(3)?;
+    let line = lines.iter().find(|line| line["response_code"] == 508).unwrap();
+    assert_eq!(
+        (&line["response_code_details"], &line["response_flags"]),
+        (&"loop_detected".into(), &"NR".into())
+    );
+    Ok(())
+}
+
 #[test]
 fn the_client_sees_the_address_that_it_asked_for_and_every_byte_arrives() -> Result<()> {
     needs_kernel!();
