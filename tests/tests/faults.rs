@@ -336,9 +336,9 @@ fn configuration_that_is_announced_again_and_again_does_not_keep_the_agent_from_
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) && kill_process(pid, Signal::HUP).is_ok() {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            wait::until(Duration::from_secs(120), "the agent has started, or ended", || {
+                Ok(kill_process(pid, Signal::HUP).is_err() || over.load(Ordering::Relaxed))
+            })
         });
         let ready = agent.ready();
         over.store(true, Ordering::Relaxed);
