@@ -1,32 +1,26 @@
 //! `weir doctor tls`: what a client and a server agree upon. Four connections: as a client of today, the same
 //! that speaks HTTP/2 alone, and one of each version of TLS.
 
+mod handshake;
+
 use crate::{
     config::{Output, doctor::TlsArgs},
-    tls::{cipher_name, names_of, provider, version_name},
+    tls::version_name,
 };
 use anyhow::Context as _;
-use parking_lot::Mutex;
+use handshake::{Session, Target};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    RootCertStore, SupportedProtocolVersion,
     version::{TLS12, TLS13},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde::Serialize;
 use std::{
     fmt,
     io::{self, Write},
-    net::{TcpStream, ToSocketAddrs},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What a client of today offers by ALPN.
 const TODAY: [&str; 2] = ["h2", "http/1.1"];
@@ -63,39 +57,6 @@ struct Report {
 struct Version {
     version: &'static str,
     cipher: Result<&'static str, String>,
-}
-
-/// A session that came about.
-#[derive(Debug, Serialize)]
-struct Session {
-    address: String,
-    version: &'static str,
-    cipher: &'static str,
-    alpn: Option<String>,
-    /// `Err` says why a client would refuse the certificate.
-    verified: Result<(), String>,
-    /// The server sent an OCSP response.
-    stapled: bool,
-    chain: Vec<Certificate>,
-}
-
-#[derive(Debug, Serialize)]
-struct Certificate {
-    subject: String,
-    issuer: String,
-    /// Of the server's own alone.
-    names: Vec<String>,
-    not_before: String,
-    not_after: String,
-}
-
-/// Where to connect, and for whom.
-struct Target {
-    host: String,
-    port: u16,
-    name: ServerName<'static>,
-    roots: Arc<RootCertStore>,
-    timeout: Duration,
 }
 
 impl Report {
@@ -171,151 +132,6 @@ fn roots(args: &TlsArgs) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-impl Target {
-    fn connect(
-        &self,
-        alpn: &[&str],
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Result<Session, String> {
-        let verdict = Arc::new(Mutex::new(None));
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .map_err(|error| error.to_string())?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Witness {
-                inner: self.verifier(),
-                verdict: Arc::clone(&verdict),
-            }))
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        config.resumption = rustls::client::Resumption::disabled();
-        let mut stream = self.open().map_err(|error| error.to_string())?;
-        let address = stream.peer_addr().map_err(|error| error.to_string())?.to_string();
-        let mut session =
-            ClientConnection::new(Arc::new(config), self.name.clone()).map_err(|error| error.to_string())?;
-        while session.is_handshaking() {
-            session.complete_io(&mut stream).map_err(|error| error.to_string())?;
-        }
-        session.send_close_notify();
-        if let Err(error) = session.complete_io(&mut stream) {
-            tracing::debug!(%error, "the end of a session");
-        }
-        let (verified, stapled) =
-            verdict.lock().take().unwrap_or((Err("the server sent no certificate".to_owned()), false));
-        Ok(Session {
-            address,
-            version: session.protocol_version().map_or("unknown", version_name),
-            cipher: session.negotiated_cipher_suite().map_or("unknown", |suite| cipher_name(suite.suite())),
-            alpn: session.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into_owned()),
-            verified,
-            stapled,
-            chain: session.peer_certificates().unwrap_or_default().iter().map(Certificate::of).collect(),
-        })
-    }
-
-    /// To the first of its addresses that takes a connection.
-    fn open(&self) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for addr in (self.host.as_str(), self.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&addr, self.timeout) {
-                Ok(stream) => {
-                    stream.set_read_timeout(Some(self.timeout))?;
-                    stream.set_write_timeout(Some(self.timeout))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    fn verifier(&self) -> Option<Arc<WebPkiServerVerifier>> {
-        // Without a root there is nothing to build; everything is refused then.
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider()).build().ok()
-    }
-}
-
-/// Whether a client would accept the certificate, and whether an OCSP response came with it.
-type Verdict = (Result<(), String>, bool);
-
-/// Goes on with a certificate that a client would refuse, and remembers why it would.
-#[derive(Debug)]
-struct Witness {
-    inner: Option<Arc<WebPkiServerVerifier>>,
-    verdict: Arc<Mutex<Option<Verdict>>>,
-}
-
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
-        &self,
-        own: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = match &self.inner {
-            Some(inner) => inner.verify_server_cert(own, others, name, ocsp, now).map(|_| ()),
-            None => Err(CertificateError::UnknownIssuer.into()),
-        };
-        *self.verdict.lock() = Some((verified.map_err(|error| error.to_string()), !ocsp.is_empty()));
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signed,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl Certificate {
-    fn of(der: &CertificateDer<'_>) -> Self {
-        match X509Certificate::from_der(der) {
-            Ok((_, certificate)) => Self {
-                subject: certificate.subject().to_string(),
-                issuer: certificate.issuer().to_string(),
-                names: names_of(&certificate).into_iter().map(Into::into).collect(),
-                not_before: certificate.validity().not_before.to_string(),
-                not_after: certificate.validity().not_after.to_string(),
-            },
-            Err(error) => Self {
-                subject: format!("cannot be read: {error}"),
-                issuer: String::new(),
-                names: Vec::new(),
-                not_before: String::new(),
-                not_after: String::new(),
-            },
-        }
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, server_name, session, not_http2, versions } = self;
@@ -339,7 +155,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, version, cipher, alpn, verified, stapled, chain } = self;
+        let Self { address, version, cipher, alpn, verified, stapled, asks_for_certificate, chain } = self;
         writeln!(f, "  {version} with {cipher} at {address}")?;
         writeln!(f, "  ALPN: {}", alpn.as_deref().map_or("none".to_owned(), printable))?;
         match verified {
@@ -349,6 +165,9 @@ impl fmt::Display for Session {
                 if *stapled { ", with an OCSP response" } else { "" }
             )?,
             Err(why) => writeln!(f, "  certificate: a client would refuse it: {}", printable(why))?,
+        }
+        if *asks_for_certificate {
+            writeln!(f, "  client certificate: the server asks for one (it may refuse who has none)")?;
         }
         for one in chain {
             let names = one.names.join(", ");
@@ -377,7 +196,7 @@ mod tests {
     use super::*;
     use crate::testing::certificates::Authority;
     use rustls::{ServerConfig, ServerConnection, StreamOwned};
-    use std::net::TcpListener;
+    use std::{net::TcpListener, time::Duration};
 
     /// A server that shakes hands four times at most; its port.
     fn server(config: ServerConfig) -> u16 {
@@ -440,6 +259,19 @@ mod tests {
         let unknown = report(stranger.server(&["web.test"]), &authority, "web.test");
         // Both authorities have one name: the signature tells.
         assert!(refused(&unknown).contains("BadSignature"), "{unknown}");
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_clients_certificate_is_shown_to_ask() {
+        let authority = Authority::new();
+        let open = report(authority.server(&["web.test"]), &authority, "web.test");
+        assert!(!open.session.as_ref().unwrap().asks_for_certificate, "{open}");
+        let config = authority.demanding(&authority.pair(&["web.test"]), &["h2"], &[&authority]);
+        let strict = report(config, &authority, "web.test");
+        assert!(strict.session.as_ref().unwrap().asks_for_certificate, "{strict}");
+        assert!(strict.to_string().contains("client certificate: the server asks for one"), "{strict}");
+        let old = strict.versions.iter().find(|one| one.version == "TLSv1.2").unwrap();
+        assert!(old.cipher.is_err(), "{strict}");
     }
 
     #[test]
