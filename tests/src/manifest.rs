@@ -276,6 +276,31 @@ impl HttpPolicy {
     }
 }
 
+/// A Secret `demo/NAME` of type `kubernetes.io/tls`: a certificate, with what signs it, and its key, in PEM.
+#[must_use]
+pub fn tls_secret(name: &str, chain: &str, key: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: demo}}\ntype: kubernetes.io/tls\n\
+         stringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
+        block(chain),
+        block(key)
+    )
+}
+
+/// A ConfigMap `demo/NAME` of authorities' certificates, in PEM.
+#[must_use]
+pub fn authorities(name: &str, pem: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: demo}}\ndata:\n  ca.crt: |\n{}---\n",
+        block(pem)
+    )
+}
+
+/// The lines of a literal block (YAML 1.2 section 8.1.2).
+fn block(text: &str) -> String {
+    text.lines().fold(String::new(), |block, line| block + "    " + line + "\n")
+}
+
 /// A directory of manifests that the agent watches.
 #[derive(Debug, Clone)]
 pub struct ConfigDir {

@@ -61,13 +61,7 @@ impl Site {
         let own = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
         let trusted = stage.topology.dir().join("own.pem");
         fs::write(&trusted, own.cert.pem())?;
-        let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-        let secret = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: shop, namespace: demo}}\ntype: kubernetes.io/tls\n\
-             stringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
-            indented(&own.cert.pem()),
-            indented(&own.signing_key.serialize_pem())
-        );
+        let secret = manifest::tls_secret("shop", &own.cert.pem(), &own.signing_key.serialize_pem());
         let pod = manifest::Pod::new(server.name(), "web").address(server.v4());
         let manifests = web.yaml() + &pod.yaml() + DOORS + &secret;
         let believed = format!("--proxy-protocol-from={}/32", balancer.v4());

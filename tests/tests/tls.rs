@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use weir_tests::{
     agent::{Agent, Builder},
     apiserver::ApiServer,
-    manifest::Service,
+    manifest::{self, Service},
     needs_kernel,
     pod::Pod,
     process::Outcome,
@@ -59,29 +59,11 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer)?.pem() + &key.serialize_pem())
     }
 
-    /// A ConfigMap with its certificate.
-    fn config_map(&self, name: &str) -> String {
-        let lines: String = self.pem.lines().map(|line| format!("    {line}\n")).collect();
-        format!(
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: demo}}\ndata:\n  ca.crt: |\n{lines}---\n"
-        )
-    }
-
     /// A Secret with such a pair.
     fn secret(&self, name: &str, host: &str) -> Result<String> {
         let (chain, key) = self.pair(host)?;
-        Ok(secret(name, &chain, &key))
+        Ok(manifest::tls_secret(name, &chain, &key))
     }
-}
-
-fn secret(name: &str, chain: &str, key: &str) -> String {
-    let lines = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: demo}}\ntype: kubernetes.io/tls\n\
-         stringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
-        lines(chain),
-        lines(key)
-    )
 }
 
 /// A Gateway with a listener for `HOST`, and an Ingress for `OTHER`, both to `demo/web`.
@@ -403,7 +385,8 @@ fn guarded(site: &Site, maps: &[(&str, &Authority)]) -> Result<String> {
         "  gatewayClassName: weir\n  tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{}]}}}}}}}}\n",
         refs.join(", ")
     );
-    let config_maps: String = maps.iter().map(|(name, authority)| authority.config_map(name)).collect();
+    let config_maps: String =
+        maps.iter().map(|(name, authority)| manifest::authorities(name, &authority.pem)).collect();
     Ok(site.manifests()?.replacen("  gatewayClassName: weir\n", &tls, 1) + &config_maps)
 }
 

@@ -80,11 +80,6 @@ impl Play {
     }
 }
 
-/// As a block of YAML.
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
-}
-
 fn expected(fields: &str, denied: u16) -> Value {
     json!({
         "text": "text: gr\u{fc}n",
@@ -161,12 +156,7 @@ fn websockets_over_tls_end_at_an_ingress_and_follow_its_rules() -> Result<()> {
     let own = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
     let trusted = scene.topology.dir().join("own.pem");
     fs::write(&trusted, own.cert.pem())?;
-    let secret = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: own, namespace: demo}}\ntype: kubernetes.io/tls\n\
-         stringData:\n  tls.crt: |\n{}  tls.key: |\n{}---\n",
-        indented(&own.cert.pem()),
-        indented(&own.signing_key.serialize_pem())
-    );
+    let secret = manifest::tls_secret("own", &own.cert.pem(), &own.signing_key.serialize_pem());
     let paths = ["/chat", "/first", "/fields", "/refused", "/plain"].map(|path| {
         format!("{{path: {path}, pathType: Prefix, backend: {{service: {{name: web, port: {{number: {PORT}}}}}}}}}")
     });
@@ -220,10 +210,7 @@ fn websockets_reach_an_endpoint_in_tls_by_a_connection_of_their_own() -> Result<
     let own = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
     let pair = own.cert.pem() + &own.signing_key.serialize_pem();
     let play = Play::with(python, &IMPATIENT, Some(&pair))?;
-    let authority = format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: demo}}\ndata:\n  ca.crt: |\n{}---\n",
-        indented(&own.cert.pem())
-    );
+    let authority = manifest::authorities("ca", &own.cert.pem());
     play.scene.agent.reconfigure_text(&(play.web.clone() + TO_TLS + &authority))?;
     let node = play.scene.topology.node().at(8081);
     let said = play.talk(&play.outside, [&format!("ws://{node}"), "-", "-"])?;
